@@ -149,8 +149,8 @@ UNREACHABLE = Variant(
     cause="the API server got no answer from the webhook `{name}`[[ (Service {server} in the namespace {namespace})]]: "
     "{reason}. Either its pod is overloaded, or the network between the control plane and the pods blocks its port",
     fix="check that the pods of the webhook are ready, and read their log; if the pods are ready, allow connections "
-    "from the control plane to the port of their container (check firewall rules in private clusters of clouds, "
-    "security groups and network policies)",
+    "from the control plane to the port of their container (check network policies and security groups, and in a "
+    "private cluster of a cloud also its firewall rules)",
     condition="the call timed out",
 )
 UNTRUSTED = Variant(
@@ -178,8 +178,8 @@ UNAVAILABLE = Variant(
     "numbers that the scheduler used were out of date. Most often, the device plugin or the kubelet restarted, GPUs "
     "became unhealthy, or another pod took the GPU first",
     fix="run `kubectl describe node`, which shows the allocatable GPUs and the pods that use them, and read the log of "
-    "the device plugin's pod on this node; the rejected pod never starts, but its Deployment creates a new one; if "
-    "this happens only after reboots, let the GPU pods start after the device plugin is ready",
+    "the device plugin's pod on this node; don't wait for the rejected pod: it never starts, but its Deployment "
+    "creates a new one; if this happens only after reboots, let the GPU pods start after the device plugin is ready",
     condition="the message contains the numbers of requested and free devices",
 )
 UNHEALTHY = Variant(
@@ -188,8 +188,8 @@ UNHEALTHY = Variant(
     cause="the kubelet rejected the pod, because the device plugin of this node offers no healthy device: {reason}. "
     "Either a GPU failed, or the plugin has not found the driver (yet)",
     fix="run `nvidia-smi` (or `rocm-smi`) on the node, and look for Xid errors (`sudo dmesg | grep -i xid`); if the "
-    "GPU works, read the log of the device plugin's pod; the rejected pod never starts, but its Deployment creates a "
-    "new one",
+    "GPU works, read the log of the device plugin's pod; don't wait for the rejected pod: it never starts, but its "
+    "Deployment creates a new one",
     condition="no device is healthy, or none is registered",
 )
 LOST = Variant(
@@ -218,8 +218,8 @@ RULES: tuple[Rule, ...] = (
         "SG-K019",
         title="a policy of the cluster forbids the object",
         cause="the admission webhook `{name}` of this cluster refused the object, and gave this reason: {reason}",
-        fix="change the object as the message says; the webhook belongs to a program that the cluster's administrator "
-        "installed, and its documentation explains the rule",
+        fix="change the object as the message says; for the reason behind the rule, read the documentation of the "
+        "program to which the webhook belongs, or ask the cluster's administrator, who installed it",
         source="The form of the message comes from Kubernetes (apiserver, plugin/webhook/errors/statuserror.go and "
         "plugin/policy/validating). uoe-eidf-cluster-users/eidf-epcc-cluster issue 26 (2023-11), substratusai/helm "
         "issue 8 (2023-11) and Project-HAMi/HAMi issue 960 (2025-03) quote webhooks. The failure was not reproduced.",
@@ -254,8 +254,8 @@ RULES: tuple[Rule, ...] = (
         "SG-K021",
         title="the kubelet can't give the pod its GPUs",
         cause="the scheduler chose a node, but its kubelet rejected the pod: {reason}",
-        fix="read the log of the device plugin's pod on this node; the rejected pod never starts, but its Deployment "
-        "creates a new one",
+        fix="read the log of the device plugin's pod on this node; don't wait for the rejected pod: it never starts, "
+        "but its Deployment creates a new one",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/cm/devicemanager/manager.go). "
         "NVIDIA/gpu-operator issues 233 (2021-08) and 480 (2023-01), trueforge-org/truecharts issue 19201 (2024-03) "
         "and NVIDIA/k8s-device-plugin issue 231 (2021-03) quote them. The failure was not reproduced.",

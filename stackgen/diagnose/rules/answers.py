@@ -79,7 +79,7 @@ RULES: tuple[Rule, ...] = (
         "is for another model family, or the tool call is broken",
         fix="compare tool_call_parser with the parser on the model's page; if they are the same, the model did not "
         "follow its own format: try a newer image, and raise max_tokens in the client if tool calls are cut off; "
-        "until then, clients get these tool calls as plain text",
+        "until then, let clients handle tool calls that arrive as plain text",
         source="The messages come from vLLM (entrypoints/openai/tool_parsers), and are quoted in vllm-project/vllm "
         "issue 26561 (2025-10) and QwenLM/Qwen3-Coder issue 537 (2025-10).",
         explain="Each model family writes tool calls in its own format: Hermes and Qwen 2.5 as JSON, Qwen3-Coder as "
@@ -131,10 +131,10 @@ RULES: tuple[Rule, ...] = (
         cause="the server works, but the model's answer to a request does not follow OpenAI's Harmony format, so the "
         "parser refused it: {problem}. Known causes are an old version of the engine or of openai_harmony, model files "
         "that were downloaded before OpenAI corrected them, and clients that set ignore_eos",
-        fix="use a newer `image:`; compare the date of the model's small files (generation_config.json, "
-        "chat_template.jinja, tokenizer_config.json) with those on its page, and download the newer ones (the weights "
-        "are not the cause); remove ignore_eos, stop tokens and a high temperature from the requests; let the client "
-        "retry failed requests, because most answers follow the format",
+        fix="use a newer `image:`; compare the dates of the model's small files (generation_config.json, "
+        "chat_template.jinja, tokenizer_config.json) with the dates on the model's page, and download files that are "
+        "newer there (the weights are not the cause); remove ignore_eos, stop tokens and a high temperature from the "
+        "requests; let the client retry failed requests, because most answers follow the format",
         source="The messages come from openai_harmony (StreamableParser), and are quoted in vllm-project/vllm issues "
         "22519 (2025-08 to 2025-10) and 23567 (2025-08), openai/harmony issues 60 and 38 (2025-08) and "
         "tenstorrent/vllm issues 334 (2026-03) and 386 (2026-05). The failure was not reproduced.",

@@ -14,7 +14,7 @@ RULES: tuple[Rule, ...] = (
         fix="set `image:` to an image with a newer vLLM, use another model, or try `engine: fastchat`, which runs "
         "the architectures that Transformers supports",
         source="The message comes from vLLM 0.32.0 (model_executor/models/registry.py). The failure was reproduced. "
-        "MiniMax-AI/MiniMax-M1 issue 21 (2025-07) quotes the one about a model module.",
+        "MiniMax-AI/MiniMax-M1 issue 21 (2025-07) quotes the message about a model module.",
         explain="A new architecture needs a newer version of vLLM. docs.vllm.ai lists the supported architectures.",
         patterns=compile_patterns(
             r"Model architectures \[(?P<architecture>[^\]]+)\] are not supported for now",
@@ -30,8 +30,8 @@ RULES: tuple[Rule, ...] = (
                 cause="config.json has the architecture {architecture}, which neither this version of vLLM nor its "
                 "version of Transformers has. Most often, the model is newer than the image",
                 fix="set `image:` to an image with a newer vLLM (the model's page names the version), or use another "
-                "model; leave trust_remote_code as it is, because the model's config.json names no code of its own for "
-                "this",
+                "model; leave trust_remote_code as it is, because config.json names no code in the model's repository "
+                "for this architecture",
             ),
             Variant(
                 # Transformers' reader of GGUF files, which vLLM uses for their configuration

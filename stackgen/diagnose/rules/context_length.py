@@ -79,7 +79,8 @@ RULES: tuple[Rule, ...] = (
         "({limit})]]. The server itself works",
         fix="shorten the prompt, lower max_tokens, or raise max_model_len as far as the model and the KV cache allow",
         source="The messages come from vLLM 0.32.0 (renderers/params.py), FastChat 0.2.36 (openai_api_server.py, code "
-        "40303) and llama-server b11434. agentscope-ai/AgentTeams issue 346 (2026-03) quotes the one about characters.",
+        "40303) and llama-server b11434. agentscope-ai/AgentTeams issue 346 (2026-03) quotes the message about "
+        "characters.",
         explain="max_model_len limits the length of prompt and answer together. max_model_len is not a batch size.",
         patterns=compile_patterns(
             r"maximum context length is (?P<limit>\d+) tokens",

@@ -42,7 +42,8 @@ RULES: tuple[Rule, ...] = (
         "nodeSelector",
         source="The lines come from NVIDIA/k8s-device-plugin (internal/rm/factory.go); its issues 1220 (2025-05) and "
         "1574 (2025-12) quote them. The failure was not reproduced.",
-        explain="By default (`auto`), the plugin chooses how to find GPUs by what it sees in its own container.",
+        explain="By default (`auto`), the plugin looks for the driver in its own container, and then chooses how to "
+        "find GPUs.",
         patterns=compile_patterns(
             r"Incompatible strategy detected \w+",
             r"failed to construct (?:resource|NVML resource) managers?: invalid device discovery strategy",
@@ -57,7 +58,7 @@ RULES: tuple[Rule, ...] = (
         "driver is not loaded",
         fix="run `ls -l {path}` and `lsmod` on the node; load the driver of the device; then let the device plugin of "
         "this node read the devices again (`kubectl rollout restart daemonset NAME`); if only some pods need the "
-        "device, don't request its resource in the others",
+        "device, don't request its resource in the other pods",
         source="The message comes from containerd (pkg/oci/utils_unix.go and internal/cri). The failure was not "
         "reproduced.",
         explain="The image and the model are not the cause, because the container does not exist yet.",
@@ -113,8 +114,8 @@ RULES: tuple[Rule, ...] = (
         source="The words come from Envoy (source/extensions/filters/http/ext_proc), and 14 is gRPC's UNAVAILABLE. "
         "higress-group/higress issue 3701 (2026-04) quotes them; kgateway-dev/kgateway issue 11429 (2025-06) is about "
         "a picker without TLS. The failure was not reproduced.",
-        explain="With `failureMode: FailOpen` in the InferencePool, gateways that support it send the requests to any "
-        "pod while the picker is gone.",
+        explain="With `failureMode: FailOpen` in the InferencePool, gateways that support this mode send requests to "
+        "any pod while the picker is gone.",
         patterns=compile_patterns(r"ext_proc_error_gRPC_error_14\b"),
         inputs=("log", "docker"),
     ),

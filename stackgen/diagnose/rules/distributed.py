@@ -130,8 +130,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from Ray (autoscaler/_private/autoscaler.py). vLLM's page about distributed "
         "troubleshooting and eugr/spark-vllm-docker issue 227 (2026-05) describe the addresses. The failure was not "
         "reproduced.",
-        explain="vLLM asks Ray for one GPU on the node with its own address, and for the other GPUs on any node. On a "
-        "machine with several network interfaces, vLLM and Ray may choose different addresses.",
+        explain="vLLM asks Ray for one GPU on the node that has vLLM's own address, and for the other GPUs on any "
+        "node. On a machine with several network interfaces, vLLM and Ray may choose different addresses.",
         patterns=compile_patterns(
             r"No available node types can fulfill resource requests? (?P<request>\{(?![^}]*'node:)[^}]{0,200}\})"
         ),

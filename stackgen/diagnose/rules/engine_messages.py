@@ -57,7 +57,7 @@ class Found:
 
 
 def _find_engine_message(evidence: Evidence) -> Iterator[Hit]:
-    """The earliest error that ended a start is a message in the source of the engine or of one of its libraries."""
+    """A start ended with an error whose message is in the source code of the engine or of a library."""
     for service in evidence.services:
         own = replace(evidence, services=(service,))
         engine = service.engine or detect_engine(service.log)

@@ -56,7 +56,8 @@ RULES: tuple[Rule, ...] = (
         "SG-V027",
         title="an operation is not possible while CUDA graphs are captured",
         cause="vLLM records CUDA graphs at startup, and an operation of the model can't be recorded on this machine",
-        fix="set enforce_eager to true, which turns CUDA graphs off; a newer image may support the operation",
+        fix="set enforce_eager to true, which turns CUDA graphs off; or try a newer image, which may support the "
+        "operation",
         source="The message is the text of CUDA error 900 (cudaErrorStreamCaptureUnsupported), quoted in xencon/aixcl "
         "issue 669 (2026-04) under WSL 2. The failure was not reproduced.",
         explain="`operation not permitted` is about CUDA streams, not about permissions of the container. Eager mode "
@@ -96,12 +97,12 @@ RULES: tuple[Rule, ...] = (
         title="the engine was not ready in time",
         cause="the API server of vLLM waited {seconds} s for the engine, and then ended it. The engine was still "
         "loading or compiling, or it hung",
-        fix="look at the last line of the engine above; if the engine was loading weights or compiling, set "
+        fix="look at the engine's last line above this message; if the engine was loading weights or compiling, set "
         "VLLM_ENGINE_READY_TIMEOUT_S in extra_env to more seconds, and put the weights on faster storage; if the last "
         "line is about NCCL or the network, see SG-G033",
         source="The message comes from vLLM 0.33 (v1/engine/core_client.py). The failure was not reproduced.",
         explain="Weights on a network file system, a first start that compiles kernels, and a full disk cache make a "
-        "start slow. 600 s is the default.",
+        "start slow. By default, the API server waits 600 s.",
         patterns=compile_patterns(
             r"Timed out waiting for engine core processes to start\..{0,80}? Waited (?P<seconds>[\d.]+) ?s"
         ),
@@ -114,7 +115,8 @@ RULES: tuple[Rule, ...] = (
         "num_speculative_tokens + 1 ({tokens}) and tensor_parallel_size ({size}). No batch size meets both conditions",
         fix="set num_speculative_tokens so that num_speculative_tokens + 1 is a multiple of {size}; or turn sequence "
         "parallelism off (`enable_sp` of pass_config in `--compilation-config`; on Ascend NPUs, "
-        "VLLM_ASCEND_ENABLE_FLASHCOMM1); some draft models allow only one number of tokens",
+        "VLLM_ASCEND_ENABLE_FLASHCOMM1); before you change the number, read the page of the draft model, because some "
+        "draft models allow only one number of tokens",
         source="The message comes from vLLM (config/compilation.py, adjust_cudagraph_sizes_for_spec_decode). "
         "vllm-project/vllm pull request 29036 (2025-11) quotes it: vLLM 0.11.1 printed it even without sequence "
         "parallelism. The failure was not reproduced.",

@@ -126,8 +126,8 @@ EMPTY_DIR = Variant(
 NO_KIND = Variant(
     (),
     title="the cluster does not know a kind of object",
-    cause="the cluster has no kind `{unknown}` in the version {version}. Either the program that defines it is not "
-    "installed in this cluster, or it offers another version of the kind",
+    cause="the cluster has no kind `{unknown}` in the version {version}. Either the program that defines this kind "
+    "is not installed in this cluster, or the installed program offers another version of the kind",
     fix="run `kubectl api-resources | grep -i {unknown}`, which shows the versions that the cluster knows; if there is "
     "none, install the program (its CRDs) first; otherwise correct `apiVersion` in the file, or choose the right "
     "cluster with `--context`",
@@ -139,7 +139,7 @@ NO_ACCOUNT = Variant(
     cause="the pods of a Deployment, Job or StatefulSet can't be created, because their service account {account} does "
     "not exist",
     fix="run `kubectl get serviceaccount`; create the account (`kubectl create serviceaccount`), or correct "
-    "`serviceAccountName`; the controller tries again by itself",
+    "`serviceAccountName`; then wait, because the controller tries again by itself",
     condition="the service account is not found",
 )
 NO_PRIORITY = Variant(
@@ -165,9 +165,8 @@ RULES: tuple[Rule, ...] = (
         cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than "
         "its limit, or because the node ran out of memory",
         fix="raise `kubernetes.memory` of the model in stack.yaml: this is memory of the node, not of the GPU",
-        source="The reason comes from the container runtime through the kubelet (PodStatus); "
-        "vllm-project/production-stack issue 858 (2026-02) shows it as `kubectl describe pod` prints it. The reason "
-        + READ,
+        source="vllm-project/production-stack issue 858 (2026-02) shows the reason as `kubectl describe pod` prints "
+        "it. It comes from the container runtime through the kubelet (PodStatus), " + READ,
         explain="Shared memory (`/dev/shm`) and the files of a memory-backed volume count as the container's memory.",
         find=_find_oom_killed,
         variants=(DESCRIBED_POD,),
@@ -180,8 +179,8 @@ RULES: tuple[Rule, ...] = (
         fix="if ephemeral-storage ran out, the node's disk is full: put the weights and caches on a volume (HF_HOME on "
         "a PersistentVolumeClaim), or use nodes with a larger disk; set `ephemeral-storage` in the pod's requests, so "
         "that the scheduler chooses a node with enough space; if memory ran out, raise the pod's memory request to "
-        "what it needs; `kubectl describe node` shows the condition; the evicted pod stays as a record, and its "
-        "Deployment creates a new one",
+        "what it needs; run `kubectl describe node`, which shows whether the node is still short of it; leave the "
+        "evicted pod, which stays as a record (its Deployment creates a new one)",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/eviction/helpers.go and "
         "eviction_manager.go). GoogleCloudPlatform/kubernetes-engine-samples issue 1581 (2025-01), LMCache/LMCache "
         "issue 1399 (2025-08) and llm-d-incubation/llm-d-fast-model-actuation issue 623 (2026-06) quote them. The "

@@ -93,7 +93,7 @@ RULES: tuple[Rule, ...] = (
         title="config.json is not valid JSON",
         cause="{path} can't be parsed as JSON",
         fix="compare the size of config.json with its size on the Hub; if they differ, copy this file again; "
-        "otherwise look for a trailing comma in it",
+        "otherwise look for a trailing comma in the file",
         source="The message comes from transformers 4.57 and 5.x (configuration_utils.py). The failure was reproduced "
         "with vLLM and FastChat.",
         explain="`python3 -m json.tool config.json` shows the position of the error.",
@@ -103,7 +103,7 @@ RULES: tuple[Rule, ...] = (
         "SG-L005",
         title="the folder contains no model",
         cause="{path} contains no config.json",
-        fix="set `model:` to the folder that contains config.json, not to a parent folder; a Hub id has the form "
+        fix="set `model:` to the folder that contains config.json, not to a parent folder; write a Hub id in the form "
         "organization/name",
         source="The messages come from vLLM 0.32.0 (transformers_utils/config.py). The failure was reproduced.",
         explain="In a Git folder, or in a folder of the Hub's cache, the model's files are in a subfolder.",
@@ -113,9 +113,9 @@ RULES: tuple[Rule, ...] = (
                     r"Could not detect config format for no config file found|No supported config format found"
                 ),
                 cause="vLLM finds neither config.json nor params.json in the model's folder or repository",
-                fix="set `model:` to the folder that contains config.json, not to a parent folder; for a folder of the "
-                "Hub's cache, this is the one below `snapshots`; a folder with only GGUF files needs `engine: "
-                "llamacpp`, or the path of the file",
+                fix="set `model:` to the folder that contains config.json, not to a parent folder; in the Hub's cache, "
+                "set it to the folder below `snapshots`; for a folder with only GGUF files, use `engine: llamacpp`, or "
+                "set `model:` to the path of the file",
             ),
         ),
         patterns=compile_patterns(
@@ -182,9 +182,9 @@ RULES: tuple[Rule, ...] = (
         cause="a JSON file from which the engine reads the model's configuration contains no JSON. Most often, the "
         "file is empty, or a placeholder of Git LFS, or a web page that was saved in its place",
         fix="look at the first lines of the JSON files in the model's folder (`head -c 100 *.json`): config.json, "
-        "generation_config.json, tokenizer_config.json, preprocessor_config.json; replace the one that does not begin "
-        "with a brace with the file of the model's page; the weights are not the cause",
-        source="The message comes from Python (json/decoder.py), as pydantic's ModelConfig of vLLM passes it on. "
+        "generation_config.json, tokenizer_config.json, preprocessor_config.json; replace each file that does not "
+        "begin with a brace (download it from the model's page), and leave the weights as they are",
+        source="The message comes from Python (json/decoder.py), and vLLM's ModelConfig (pydantic) passes it on. "
         "OpenSQZ/MiniCPM-V-CookBook issue 51 (2025-10) quotes it. The failure was not reproduced.",
         explain="`git clone` without Git LFS, and a download that was cut off, leave such files.",
         patterns=compile_patterns(
@@ -225,7 +225,7 @@ RULES: tuple[Rule, ...] = (
         "quoted in JustVugg/colibri issue 191 (2026-08), vllm-project/vllm-ascend issue 6815 (2026-02) and "
         "modelscope/ms-swift issue 6695. The failure was not reproduced.",
         explain="Neither the engine nor its settings cause these errors. If a file was replaced or moved on its "
-        "server, its handle stays stale until the file is opened again.",
+        "server, programs can't read it until they open it again.",
         patterns=compile_patterns(
             r"\[Errno 5\] (?P<problem>Input/output error: '[^']+')", r"(?P<problem>Input/output error) \(os error 5\)"
         ),

@@ -54,7 +54,7 @@ def _hang_finder(reason: str) -> Finder:
                 yield Hit(service.service, lines, {**hang.groupdict(), "times": times})
 
     # the first line of the docstring is the condition on the rule's page
-    find.__doc__ = f"According to its log, the service hung the last time it ended, and the reason matches `{reason}`."
+    find.__doc__ = f"The service last ended because of a hang, and the reason in its log matches `{reason}`."
     return find
 
 

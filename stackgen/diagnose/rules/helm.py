@@ -15,10 +15,10 @@ RULES: tuple[Rule, ...] = (
         title="Helm does not take over an object that already exists",
         cause="the cluster already has {kind} {name}, which does not belong to this release, so Helm does not change "
         "it. Another chart, `kubectl apply` or an earlier installation created it",
-        fix="find out who owns it (`kubectl get {kind} {name} -o yaml`: its labels and annotations); if another chart "
-        "or script installs it on purpose, leave it out of this release (`--skip-crds`, or the chart's own setting); "
-        "to let this release own it, use `--take-ownership` (Helm 3.17 and newer), or set the label "
-        "app.kubernetes.io/managed-by=Helm and the annotations that the message names; don't delete a "
+        fix="find out who owns the object (see the labels and annotations in `kubectl get {kind} {name} -o yaml`); if "
+        "another chart or script installs it on purpose, leave the object out of this release (`--skip-crds`, or the "
+        "chart's own setting); to let this release own it, use `--take-ownership` (Helm 3.17 and newer), or set the "
+        "label app.kubernetes.io/managed-by=Helm and the annotations that the message names; don't delete a "
         "CustomResourceDefinition: this deletes all its objects",
         source="The message comes from Helm (pkg/action/validate.go). kserve/kserve issues 4257 (2025-02) and 5128 "
         "(2026-03) quote it. The failure was not reproduced.",

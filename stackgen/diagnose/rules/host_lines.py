@@ -36,9 +36,10 @@ RULES: tuple[Rule, ...] = (
         "`device not ready`",
         fix="let the engine use less memory: lower gpu_memory_utilization in steps of 0.05 (vLLM, SGLang), "
         "max_model_len or the number of layers on the GPU (llama.cpp); close programs on Windows that use the GPU; "
-        "if the memory is enough, `dmesg` shows no new lines",
+        "then run `dmesg`, which shows no new line of this kind if the memory is enough",
         source="The line comes from the kernel module dxgkrnl of WSL, and is quoted in microsoft/WSL issue 41176 "
-        "(2026-07), where 0.80 instead of 0.88 of the memory made it disappear. The failure was not reproduced.",
+        "(2026-07), where the line disappeared when the engine used 0.80 instead of 0.88 of the memory. The failure "
+        "was not reproduced.",
         explain="Lines about dxgkio_query_adapter_info with -22 or -2 are different: they also appear if everything "
         "works.",
         patterns=compile_patterns(r"dxgkio_make_resident: Ioctl failed: -12\b"),

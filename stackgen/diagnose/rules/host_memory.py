@@ -63,7 +63,7 @@ def _nccl_shm(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
 
 
 def _find_killed(evidence: Evidence) -> Iterator[Hit]:
-    """Docker reports that the kernel killed the service, or the log shows exit code 137 or the kernel's own words."""
+    """Docker reports that the kernel killed the service, or the log shows exit code 137 or a message of the kernel."""
     yield from _find_kernel_messages(evidence)
     yield from _find_pasted_state(evidence)
     for service in evidence.services:

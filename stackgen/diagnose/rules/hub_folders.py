@@ -33,8 +33,8 @@ HUB_CACHE = Variant(
     "continues without some of these files, but a new download fails",
     fix="run the container as the owner of the folder on the host (`stat -c %u:%g FOLDER` prints the ids): set "
     "storage.user in stack.yaml, or `user:` in a Compose file; or make the container's user the owner of the folder "
-    "(`sudo chown -R UID:GID FOLDER`); with rootless Podman, you can also add `:U` to the mount; permission to read is "
-    "not enough",
+    "(`sudo chown -R UID:GID FOLDER`); with rootless Podman, you can also add `:U` to the mount; verify that this user "
+    "can also write there, because permission to read is not enough",
 )
 READ_ONLY = Variant(
     # errno 30 is about the mount, errno 13 about owner and mode

@@ -50,8 +50,8 @@ NOT_THERE = Variant(
     (),
     title="the Hub does not have what is requested",
     cause="the Hub answered HTTP 404 for {repo}: it has no such repository, no such revision, or no such file in it",
-    fix="open the model's page on the Hub, and verify that the name, the revision and the file exist there; "
-    "they come from `model`, `revision` and `file` in stack.yaml",
+    fix="open the model's page on the Hub, and verify that the name, the revision and the file exist there; if one of "
+    "them does not exist, correct `model`, `revision` or `file` in stack.yaml",
     condition="the log has HTTP 404 for a model, but not the Hub's own exception, which names the reason",
 )
 
@@ -164,8 +164,8 @@ RULES: tuple[Rule, ...] = (
         "this folder is writable; leave caches and the model's folder as they are, because they are not the cause",
         source="The message comes from FlashInfer (jit/cubin_loader.py) with the package flashinfer_cubin, in a public "
         "report on vLLM (2026-08, tests/diagnose/reports). The failure was not reproduced.",
-        explain="FLASHINFER_CUBIN_DIR has no effect if the package flashinfer_cubin is installed. A read-only root "
-        "file system (`read_only: true`) has the same effect.",
+        explain="FLASHINFER_CUBIN_DIR has no effect if the package flashinfer_cubin is installed. The failure also "
+        "occurs if the root file system is read-only (`read_only: true`).",
         patterns=compile_patterns(
             r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): "
             r"'(?P<path>/[^']*/(?:site|dist)-packages/[^']+)'"
@@ -177,7 +177,7 @@ RULES: tuple[Rule, ...] = (
         cause="llama.cpp asked the Hub for the list of the repository's files, and the Hub answered HTTP {status}. "
         "Either the repository does not exist, or it is private or gated and the token is missing or has no access",
         fix="check the spelling of the repository; for a gated repository, accept its license on the model's page; "
-        "for a private or gated one, set the token (HF_TOKEN_FILE in .env)",
+        "for a private or gated repository, set the token (HF_TOKEN_FILE in .env)",
         source="The message comes from llama.cpp (common/download.cpp), and is quoted with status 429 in "
         "ggml-org/llama.cpp issue 21677 (2026-04). The failure was not reproduced.",
         explain="The Hub answers 401 if a repository does not exist, and also if you have no access to it.",

@@ -201,8 +201,8 @@ RULES: tuple[Rule, ...] = (
                 cause="Docker has no space left to unpack the image's layers. In Docker Desktop, this space is a "
                 "virtual disk, which can be full while the machine's disk is not",
                 fix="run `docker system df`, which shows what uses the space; with Docker Desktop, enlarge the "
-                "virtual disk (Settings > Resources); without Docker Desktop, enlarge the disk with the folder that "
-                "`docker info` prints as Docker Root Dir; or remove images that you don't need",
+                "virtual disk (Settings > Resources); without Docker Desktop, enlarge the disk that contains Docker's "
+                "folder (`docker info` prints it as Docker Root Dir); or remove images that you don't need",
             ),
             TEMPORARY,
             Variant(

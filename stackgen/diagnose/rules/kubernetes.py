@@ -209,8 +209,8 @@ RULES: tuple[Rule, ...] = (
         cause="the {probe} probe of {service} fails after the first start, so the pod gets no requests or is "
         "restarted",
         fix="read the pod's log with `kubectl logs`; if the message has a `statuscode`, the server answered: 404 means "
-        "a wrong path, 401 or 403 a missing key, and 500 and above an error of the server; if it has none and all "
-        "pods of the stack fail their probes, the network policies may block the kubelet: set "
+        "a wrong path, 401 or 403 a missing key, and 500 and above an error of the server; if the message has no "
+        "`statuscode` and all pods of the stack fail their probes, the network policies may block the kubelet: set "
         "`kubernetes.network_policies: false` as a test",
         source="The message comes from the kubelet of Kubernetes (pkg/kubelet/prober), " + READ,
         explain="During the first start, failed startup probes are normal, because the model is still loading.",

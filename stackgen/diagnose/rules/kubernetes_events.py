@@ -14,7 +14,7 @@ from stackgen.diagnose.rule import Hit, Rule, compile_patterns
 
 __all__ = ["READ", "RULES", "STARTED", "search_events"]
 
-READ = "and was read in the source of Kubernetes 1.20; the failure was not reproduced."
+READ = "according to the source of Kubernetes 1.20; the failure was not reproduced."
 # an event as `kubectl describe` and `kubectl get events` print it
 EVENT = re.compile(
     r"\bFailed(?:Scheduling|Mount|AttachVolume|Create|Binding|CreatePodSandBox)\b|\bProvisioningFailed\b|"
@@ -100,8 +100,9 @@ RULES: tuple[Rule, ...] = (
         cause="a pod of {service} stays Pending, because no node fits: {reasons}",
         fix="run `kubectl describe nodes`, which shows the labels, taints, conditions and resources of each node, and "
         "compare them with the pod (`kubectl describe pod`); for `were unschedulable`, find out why somebody cordoned "
-        "the node before you run `kubectl uncordon`; for `volume node affinity conflict`, the pod's volume exists "
-        "only on another node or zone; for `free ports`, two pods of a node want the same host port",
+        "the node before you run `kubectl uncordon`; for `volume node affinity conflict`, use a volume that a GPU node "
+        "can mount, because the pod's volume exists only on another node or zone; for `free ports`, give the pods "
+        "different host ports, because two pods of a node want the same one",
         source="The message comes from the scheduler of Kubernetes (pkg/scheduler/framework/types.go and plugins), "
         + READ,
         explain="The scheduler counts the nodes for each reason. A pod needs one node to which no reason applies.",
@@ -129,8 +130,9 @@ RULES: tuple[Rule, ...] = (
         "rejects the pod, and no container starts",
         fix="run `kubectl get runtimeclass`, which lists the names; if the runtime of the GPU nodes is {name} by "
         "default, remove the name from the pod (`runtimeClassName`, `kubernetes.runtime_class` in stack.yaml); "
-        "otherwise create the RuntimeClass: the GPU Operator creates nvidia; without the operator, the object needs "
-        "the `handler` that is configured in containerd of the nodes",
+        "otherwise create the RuntimeClass: the GPU Operator creates the one with the name nvidia; without the "
+        "operator, write a manifest of the object whose `handler` is the name of a runtime in the containerd "
+        "configuration of the nodes",
         source="The message comes from the admission plugin RuntimeClass of Kubernetes "
         "(plugin/pkg/admission/runtimeclass/admission.go) and from the kubelet; LMCache/LMCache pull request 4580 "
         "(2026-08), aws-samples/aws-do-eks pull request 96 (2026-08) and canonical/microk8s issue 2359 (2021-06) quote "

@@ -42,7 +42,8 @@ EMPTY = Variant(
     cause="LMCache tried to reserve a buffer of 0 bytes, because its setting max_local_cpu_size is 0. It needs this "
     "buffer even with `local_cpu: false`, for example to load from a disk or a remote store",
     fix="remove max_local_cpu_size (LMCACHE_MAX_LOCAL_CPU_SIZE) from LMCache's settings, so that LMCache uses its "
-    "default of 5 GB, or set it to a size above 0; LMCache reserves this memory once for each GPU of a replica",
+    "default of 5 GB, or set it to a size above 0; check that the machine has this memory for each GPU of a replica, "
+    "because LMCache reserves it once for each GPU",
     condition="a buffer has the length 0",
 )
 ALIGNED = Variant(

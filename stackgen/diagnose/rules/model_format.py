@@ -96,9 +96,10 @@ RULES: tuple[Rule, ...] = (
         "image is older than the model, or the model is of another kind (for example an embedding model or a part of "
         "one)",
         fix="set `image:` to a newer version of the engine, or to the one that the model's page names; check that "
-        "`model:` is the model itself, not its encoder, adapter or quantization for another program",
+        "`model:` is the model itself, not its encoder, its adapter, or a quantization for another program",
         source="The message comes from transformers (models/auto/auto_factory.py and tokenization_auto.py), and is "
-        "quoted in vllm-project/vllm issue 17210 (2025-04) for its configuration. The failure was not reproduced.",
+        "quoted in vllm-project/vllm issue 17210 (2025-04), where the model's configuration has no class. The failure "
+        "was not reproduced.",
         explain="The files are complete, so a new download does not help.",
         patterns=compile_patterns(
             r"Unrecognized configuration class <class '[\w.]*?(?P<type>\w+)'> (?:for this kind of AutoModel: |to "

@@ -160,7 +160,7 @@ BROKEN_BUILD = Variant(
     "often, the image contains files of two versions of {caller}, or this build of the image is broken. But "
     "Python prints the same message if {module} failed earlier and hides its first error",
     fix="run `python3 -c 'import {module}; {module}.{name}'` in a container of this image, which also prints the first "
-    f"error if there is one: then solve that one (it may be the driver); otherwise, {UNMIXED}",
+    f"error if there is one: then solve the first error (it may be the driver); otherwise, {UNMIXED}",
     condition="a package does not find a name in its own modules",
 )
 OF_MODEL = Variant(
@@ -260,9 +260,9 @@ RULES: tuple[Rule, ...] = (
         fix=MATCHING_IMAGE,
         source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) and vllm-project/vllm "
         "issue 44759 (2026-06) quote some, and xorbitsai/inference issue 4803 (2026-04) one without the name of the "
-        "exception. The one of kernels is in sgl-project/sglang issue 27654 (2026-06) and pull request 26704, and in "
-        "huggingface/transformers issue 46291 (2026-05), and that of pydantic in lm-sys/FastChat issue 3190 (2024-03) "
-        "and huggingface/transformers issue 27273 (2023-11).",
+        "exception. The message of `kernels` is in sgl-project/sglang issue 27654 (2026-06) and pull request 26704, "
+        "and in huggingface/transformers issue 46291 (2026-05), and the message of pydantic is in lm-sys/FastChat "
+        "issue 3190 (2024-03) and huggingface/transformers issue 27273 (2023-11).",
         explain="The model's files and the GPU are not the cause, because the program ended while one package called "
         "another.",
         find=_find_mismatch,

@@ -22,7 +22,7 @@ FAILED = re.compile(
 ENDED = re.compile(r"Container (?P<container>\S+) failed (?P<probe>startup|liveness) probe, will be restarted")
 # the path of a request that the server did not know, in the access log of the same text
 UNKNOWN_PATH = re.compile(r"\bGET (?P<path>/[^\s\"?]*)\S* HTTP/[\d.]+\"? (?:-> )?404\b")
-CONFIGURED = "`kubectl get pod POD -o yaml` shows the probe"
+CONFIGURED = "to see the probe, run `kubectl get pod POD -o yaml`"
 
 WRONG_PATH = Variant(
     (),
@@ -30,8 +30,8 @@ WRONG_PATH = Variant(
     cause="the server answers the {probe} probe with HTTP {status}. So the server runs, but it does not have the path "
     "that the probe requests[[ ({path} in the log)]]. More time does not help",
     fix="set the path of the probe to one that the server has (/health in vLLM, SGLang and llama-server); "
-    f"{CONFIGURED}; check the probe's port too, because another program may answer on this port; an older version of "
-    "the server may not have the path yet",
+    f"{CONFIGURED}; check the probe's port too, because another program may answer on this port; if the path is "
+    "right, try a newer version of the server, because older versions may not have it",
     condition="the kubelet reports HTTP 404",
     # the server runs, so no other error explains the answer
     consequence_of=(),
@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
         "that the server answered; read the log of the container that ended (`kubectl logs POD --previous`); if the "
         "log has an error, this error is the cause; if the container was still loading the model, raise "
         "failureThreshold or periodSeconds of the startupProbe (the product is the time in seconds) above the time "
-        "that loading takes; a slow download needs a volume that keeps the weights",
+        "that loading takes; if the download is slow, keep the weights on a volume",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/prober, kuberuntime and "
         "pkg/probe/http/http.go), and from Go (net/http/client.go, net/dial.go). llm-d/llm-d-inference-sim issue 45 "
         "(2025-06) reports a server without the path /health. The failure was not reproduced.",

@@ -50,8 +50,8 @@ RULES: tuple[Rule, ...] = (
         cause="after it had loaded the model, SGLang sent a request to its own address. A proxy answered this request "
         "with HTTP {status}, so SGLang exited",
         fix="add the addresses of the machine to no_proxy and NO_PROXY in extra_env or in the shell, including the "
-        "address of `--host`: no_proxy=localhost,127.0.0.1,0.0.0.0; or start SGLang without http_proxy; "
-        "`env | grep -i proxy` shows the variables",
+        "address of `--host`: no_proxy=localhost,127.0.0.1,0.0.0.0; or start SGLang without http_proxy; to see the "
+        "variables that are set, run `env | grep -i proxy`",
         source="The message comes from SGLang (entrypoints/http_server.py, _execute_server_warmup), and is quoted in "
         "sgl-project/sglang issues 16855 (2026-01), 9814 (2025-08) and 9155 (2025-08), whose threads name the proxy. "
         "The failure was not reproduced.",

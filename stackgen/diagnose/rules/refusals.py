@@ -19,7 +19,7 @@ RULES: tuple[Rule, ...] = (
         fix="change the messages in the client, for example merge all system messages into one at the beginning, and "
         "alternate user and assistant messages; or set chat_template to a template that accepts the client's messages",
         source="The messages come from templates (raise_exception), as llama-server and vLLM print them. "
-        "Mangi-11/Eta issue 59 (2026-08) quotes one. Those about roles come from mistral_common "
+        "Mangi-11/Eta issue 59 (2026-08) quotes one. The messages about roles come from mistral_common "
         "(protocol/instruct/validator.py), and are quoted in mistralai/mistral-vibe issues 454 (2026-03) and 578 "
         "(2026-04) and 0xPlaygrounds/rig pull request 1130 (2025-12). The failure was not reproduced.",
         explain="A chat template can refuse roles or their order. Neither the model nor the image is broken, and a "
@@ -37,9 +37,9 @@ RULES: tuple[Rule, ...] = (
                 cause="the server works, but the template of gpt-oss refuses a message of the conversation: an earlier "
                 "answer still contains the tags of its format (`<|channel|>`). So the server did not separate "
                 "reasoning and answer, and the client sent both back as one text",
-                fix="let the server separate them: for llama-server, use --jinja, and remove --reasoning-format none "
-                "(the default auto is right); for other engines, use a current image; then start a new conversation, "
-                "because the old one keeps the tags",
+                fix="let the server separate reasoning and answer: for llama-server, use --jinja, and remove "
+                "--reasoning-format none (the default auto is right); for other engines, use a current image; then "
+                "start a new conversation, because the old one keeps the tags",
             ),
             Variant(
                 compile_patterns(r"(?P<problem>Unexpected role '(?:Roles\.)?user' after role '(?:Roles\.)?tool')"),
@@ -60,9 +60,9 @@ RULES: tuple[Rule, ...] = (
                 title="a Mistral model does not accept the order of the messages",
                 cause="the server works, but mistral_common, which prepares the messages of Mistral's models, refuses "
                 "a client's messages: {problem}",
-                fix="change the order in the client, or update the client; a message with the role `tool` must follow "
-                "the assistant message that called the tool; an assistant message must follow the tool's results; the "
-                "last message must be the user's or a tool's",
+                fix="change the order in the client, or update the client: a message with the role `tool` must follow "
+                "the assistant message that called the tool, an assistant message must follow the tool's results, and "
+                "the last message must be the user's or a tool's",
             ),
         ),
     ),
@@ -138,9 +138,9 @@ RULES: tuple[Rule, ...] = (
         title="requests in flight together need more tokens than the context has",
         cause="the slots of llama-server share one context, and the requests in flight did not fit into it together. "
         "llama-server then ended all of them with status 500, even the short ones. The server itself works",
-        fix="set max_num_seqs to the number of concurrent requests (each request then has its own context of "
-        "max_model_len tokens, and the KV cache needs that many times the memory); or raise max_model_len, as far as "
-        "the memory allows (outside stackgen: `--parallel N` with N times the `--ctx-size`)",
+        fix="set max_num_seqs to the number of concurrent requests (outside stackgen: `--parallel N` with N times the "
+        "`--ctx-size`): each request then has its own context of max_model_len tokens, and the KV cache needs memory "
+        "for all of these contexts; or raise max_model_len, as far as the memory allows",
         source="The messages come from llama-server b11434 (tools/server). The failure was reproduced, and is also "
         "reported in ggml-org/llama.cpp issue 23652 (2026-05) and lemonade-sdk/lemonade issue 3276 (2026-08).",
         explain="Without --parallel, llama-server has 4 slots with a unified KV cache. Each slot may use the whole "
@@ -159,7 +159,7 @@ RULES: tuple[Rule, ...] = (
         cause="the server works, but a client sent input that the model or its configured limit does not allow: "
         "{problem}",
         fix="send fewer images or other files in a request, or raise the limit with `--limit-mm-per-prompt` in "
-        "extra_args; if the limit is 0, the model was started for text only",
+        "extra_args; if the limit is 0, remove the flag that starts the model for text only",
         source="The messages come from vLLM (multimodal/processing.py and entrypoints/chat_utils.py). "
         "bytedance/UI-TARS-desktop issue 180 (2025-03) quotes the one for a request. The failure was not reproduced.",
         explain="The limit is 0 if the model was started for text only (`--language-model-only`).",
@@ -178,9 +178,9 @@ RULES: tuple[Rule, ...] = (
                 title="a request has more images or files than the limit",
                 cause="the server works, but a client sent more images, videos or sounds in one request than the "
                 "server's limit allows: {problem}",
-                fix="send fewer of them in one request (many chat clients send earlier images again with each "
-                "message); or raise the limit with `--limit-mm-per-prompt` in extra_args, for example "
-                "'{\"image\": 4}' (older versions: image=4), if the model accepts several",
+                fix="send fewer of these inputs in one request (many chat clients send earlier images again with each "
+                "message); or raise the limit with `--limit-mm-per-prompt` in extra_args, for example '{\"image\": 4}' "
+                "(older versions: image=4), if the model accepts several",
             ),
             Variant(
                 compile_patterns(r"(?P<problem>(?<!\S)\S{1,100} is not a multimodal model)"),
@@ -209,7 +209,7 @@ RULES: tuple[Rule, ...] = (
         fix="change the schema in the client: remove the keyword that the message names (often `format`, `pattern`, "
         "`uniqueItems` or `additionalProperties`), and check the values of this field in the client; or try another "
         'library (vLLM: `--structured-outputs-config \'{"backend": "guidance"}\'` or xgrammar, SGLang: '
-        "`--grammar-backend`), because each library supports other keywords",
+        "`--grammar-backend`), because each library supports different keywords",
         source="The messages come from vLLM (v1/structured_output/backend_guidance.py and backend_xgrammar.py), and "
         "are quoted in z-lab/paroquant issue 31 (2026-04) and vllm-project/vllm issue 26421 (2025-10). The failure was "
         "not reproduced.",

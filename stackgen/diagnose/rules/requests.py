@@ -138,7 +138,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V014",
         title="the chat template file does not exist",
         cause="the chat template[[ {path}]] does not exist in the container",
-        fix="set chat_template to a file on this machine; stackgen mounts the file into the container",
+        fix="set chat_template to a file on this machine, which stackgen mounts into the container",
         source="The messages come from vLLM 0.32.0 (renderers/chat_utils.py, validate_chat_template). The failure was "
         "reproduced.",
         explain="A path in extra_args is a path inside the container. stackgen mounts the file that you set in "

@@ -47,7 +47,7 @@ RULES: tuple[Rule, ...] = (
         title="no memory is left for SGLang's KV cache",
         cause="the weights use up the share of the GPU's memory that mem_fraction_static reserves for weights and KV "
         "cache",
-        fix="raise mem_fraction_static, use more `gpus`, or a quantized variant of the model",
+        fix="raise mem_fraction_static, use more `gpus`, or use a quantized variant of the model",
         source="The message comes from SGLang 0.5.23 (model_executor/pool_configurator.py, "
         f"mem_cache/kv_cache_configurator.py). {NOT_REPRODUCED}",
         explain=BUDGET,
@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
                     r"Raise --mem-fraction-static above (?P<least>[\d.]+)"
                 ),
                 cause="the weights alone need a mem_fraction_static of {least}, but it is {was}",
-                fix="set mem_fraction_static above {least}; if {least} is 0.9 or more, use more `gpus`, or a "
+                fix="set mem_fraction_static above {least}; if {least} is 0.9 or more, use more `gpus`, or use a "
                 "quantized variant of the model",
             ),
         ),
@@ -111,8 +111,8 @@ RULES: tuple[Rule, ...] = (
         "SG-X005",
         title="SGLang's scheduler does not answer",
         cause="the process that runs the model has not answered for {seconds} seconds",
-        fix="look for the first error of a scheduler above; if there is none, restart the service, and report the "
-        "Python stacks that SGLang logs",
+        fix="in the log above this line, look for the first error of a scheduler; if there is none, restart the "
+        "service, and report the Python stacks that SGLang logs",
         source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py). "
         "sgl-project/sglang issue 10856 (2025-09) reports a server that answers between such lines.",
         explain="SGLang's health check asks the scheduler for one token. If one forward pass takes longer than "
@@ -181,9 +181,9 @@ RULES: tuple[Rule, ...] = (
         fix="run `sudo dmesg -T | grep -iE 'oom|killed process'` to confirm it, and watch `free -g` during the next "
         "start; raise the memory limit of the container, stop other programs, or remove settings that use host memory "
         "(`--enable-hierarchical-cache`, `--cpu-offload-gb`); if CPU and GPU share memory, lower mem_fraction_static; "
-        "with many GPUs, flags that load the weights with several threads need the most memory",
-        source="The message comes from SGLang 0.5.23 (entrypoints/engine.py, _wait_for_scheduler_ready); the lines of "
-        "older versions from 0.5.9. The failure was not reproduced.",
+        "with many GPUs, remove flags that load the weights with several threads, because they need the most memory",
+        source="The message comes from SGLang 0.5.23 (entrypoints/engine.py, _wait_for_scheduler_ready), and the lines "
+        "of older versions come from SGLang 0.5.9. The failure was not reproduced.",
         explain="A killed program can't log anything. For other exit codes, the scheduler's own error is above.",
         patterns=compile_patterns(
             r"scheduler died during initialization \(exit code: (?:-9|137)\)",

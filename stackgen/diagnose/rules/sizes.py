@@ -48,7 +48,7 @@ def _sizes(total: int, unit: int = 1) -> str:
 
 
 def _find_indivisible(evidence: Evidence) -> Iterator[Hit]:
-    """An error that ended the start says that a size must be divisible by another, or is not."""
+    """An error that ended the start says that one size must be divisible by another, or that it is not divisible."""
     for message in find_messages(evidence):
         found = DIVISIBLE.search(message.text)
         if not found:

@@ -97,7 +97,7 @@ def _slow_tokens_finder(log_pattern: str, with_gpu: bool) -> Finder:
     """A finder of slow tokens with `log_pattern` in the start log, in services that reserve GPUs (or no GPUs)."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
-        """The start log shows the cause, and the mean inter-token latency is above 50 ms."""
+        """The start log shows this setting or device, and the mean inter-token latency is above 50 ms."""
         for service, values in _measured_services(evidence):
             planned = evidence.planned_service(service.service)
             latency = _mean(values, "inter_token_latency_seconds")
@@ -188,8 +188,8 @@ RULES: tuple[Rule, ...] = (
         "SG-S005",
         title="CUDA graphs are turned off",
         cause="enforce_eager is set, and a token takes {ms} ms on average",
-        fix="remove `enforce_eager`, which turns CUDA graphs off; CUDA graphs make decoding faster, especially with "
-        "few requests in flight",
+        fix="remove `enforce_eager`, which turns CUDA graphs off: with CUDA graphs, decoding is faster, especially "
+        "with few requests in flight",
         source="The line `Enforce eager set` comes from vLLM 0.32.0 (config/vllm.py). The latency comes from "
         f"{SOURCE} (inter_token_latency_seconds).",
         explain="Older advice that --enforce-eager enables continuous batching is wrong: continuous batching is "

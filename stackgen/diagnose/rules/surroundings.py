@@ -82,7 +82,7 @@ def _find_proxy_timeout(evidence: Evidence) -> Iterator[Hit]:
             line, found = hits[-1]
             is_reached = found["slow"] and found["what"] != "connecting"
             variant = TOO_LARGE if found["large"] else None if is_reached else UNREACHABLE
-            yield Hit(service.service, (line,), {"what": found["what"] or ""}, highlight=found[0], variant=variant)
+            yield Hit(service.service, (line,), {}, highlight=found[0], variant=variant)
 
 
 def _find_signal(evidence: Evidence) -> Iterator[Hit]:
@@ -262,9 +262,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C012",
         title="a proxy stopped waiting for the engine's answer",
-        cause="the proxy in front of the engine ended the request while {what} from the engine, because no byte "
-        "arrived within its time limit (60 seconds by default in nginx). An answer that is not streamed sends "
-        "nothing until it is complete",
+        cause="the proxy in front of the engine ended a request, because no byte passed between the proxy and the "
+        "engine within the proxy's time limit (60 seconds by default in nginx). If an answer is not streamed, the "
+        "engine sends nothing until the answer is complete",
         fix="raise the proxy's time limit for these paths (nginx: proxy_read_timeout and proxy_send_timeout, for "
         "example 600s), or let clients stream; don't restart the engine, because it works",
         source="The message comes from nginx (ngx_http_upstream.c), and is quoted in oasm-platform/open-asm issue 451 "

@@ -76,7 +76,7 @@ MODEL_LEFT = Variant(
     cause="the engine got `{flag}` as an argument after it already had a model. Most often, the command begins with "
     "`serve`, although the image's ENTRYPOINT starts the server, so the word `serve` became the model",
     fix="remove `vllm` and `serve` from the beginning of the command, so that the model comes first (with older "
-    "images, write `--model {flag}`); if the command does not begin with them, write the model only once",
+    "images, write `--model {flag}`); if the command does not begin with `vllm` or `serve`, write the model only once",
     condition="the argument looks like a model's name or folder",
 )
 NO_FLAG = Variant(

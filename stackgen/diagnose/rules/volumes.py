@@ -64,7 +64,7 @@ NO_HELPER = Variant(
     cause="the node has no mount helper for the volume[[ `{volume}`]]: the package of NFS (or of CIFS) is not "
     "installed on the node",
     fix="install nfs-common (Debian, Ubuntu) or nfs-utils (other distributions) on every node that may run the pod, or "
-    "cifs-utils for CIFS; the kubelet then mounts the volume at its next attempt",
+    "cifs-utils for CIFS; then wait for the kubelet's next attempt to mount the volume",
     condition="`mount` finds no helper program",
 )
 NO_ACCESS = Variant(
@@ -72,7 +72,8 @@ NO_ACCESS = Variant(
     title="the NFS server refuses the node",
     cause="the NFS server does not allow this node to mount the volume[[ `{volume}`]]",
     fix="add the addresses of all nodes to the export on the server (/etc/exports, then `exportfs -ra`), or to the "
-    "access rules of the storage service; NFS requests come from the addresses of the nodes, not of the pods" + SAFE,
+    "access rules of the storage service; don't add the pods' addresses, because NFS requests come from the nodes"
+    + SAFE,
     condition="the server denies the access",
 )
 NO_ANSWER = Variant(
@@ -102,10 +103,10 @@ NO_OBJECT = Variant(
 NO_PATH = Variant(
     (),
     title="a folder of the node that a pod mounts does not exist",
-    cause="the pod mounts a path of the node as hostPath, and its check failed: {reason}. The path must exist on the "
-    "node where the pod runs",
-    fix="create the folder on the node, or choose the nodes that have it (`nodeSelector`); for the check, compare "
-    "`hostPath.type` with what the path is (DirectoryOrCreate makes a missing folder)",
+    cause="the pod mounts a path of the node as hostPath, and the kubelet's check of this path failed: {reason}. The "
+    "path must exist on the node where the pod runs",
+    fix="create the folder on the node, or choose the nodes that have it (`nodeSelector`); compare `hostPath.type`, "
+    "which is what the kubelet checks, with what the path is (DirectoryOrCreate makes a missing folder)",
     condition="the check of hostPath failed",
 )
 NO_DRIVER = Variant(
@@ -113,7 +114,8 @@ NO_DRIVER = Variant(
     title="the node has no CSI driver for the volume",
     cause="the node does not have the CSI driver `{driver}`, which the volume[[ `{volume}`]] needs",
     fix="run `kubectl get csidrivers,csinodes`, and look for the driver's node pods on this node (a taint without a "
-    "toleration keeps their DaemonSet away from GPU nodes); the kubelet tries again as soon as the driver registers",
+    "toleration keeps their DaemonSet away from GPU nodes); then wait: the kubelet tries again as soon as the driver "
+    "registers",
     condition="the driver is not registered",
 )
 ELSEWHERE = Variant(

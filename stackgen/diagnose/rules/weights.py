@@ -135,7 +135,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V049",
         title="the model's files lack weights that vLLM expects",
         cause="vLLM finds no values in the model's files for some weights, for example {weight}. Either the files "
-        "contain them under other names, or they were saved without them, or a file is missing",
+        "contain these weights under other names, or the model was saved without these weights, or a file is missing",
         fix="compare the names in model.safetensors.index.json with the message, and check that all files of the index "
         "exist; if the names differ only in their beginning, or the model shares layers (Gemma), set `image:` to "
         "another version of vLLM: the one that the model's page names, or a newer one; for a model that you have "
