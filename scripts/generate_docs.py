@@ -266,7 +266,8 @@ def parsers():
         NOTE, "# Parsers of tool calls and reasoning\n",
         "A model writes tool calls and reasoning as text. vLLM and SGLang need a parser for the format of "
         "the model: `tool_call_parser` and `reasoning_parser` in `stack.yaml`. llama.cpp needs no parser, and FastChat "
-        "has no tool calls. The parsers on this page are vLLM's.\n",
+        "has no tool calls. The names of the parsers differ: SGLang's have [a table of their own](#sglang). All other "
+        "parsers on this page are vLLM's.\n",
         "```yaml", "models:", "  - model: Qwen/Qwen3-8B", "    engine: vllm", "    gpus: 1",
         "    max_model_len: 16K         # on a GPU with 24 GB",
         "    tool_call_parser: hermes", "    reasoning_parser: qwen3",
@@ -294,7 +295,7 @@ def parsers():
           for one in data["reasoning"]), "",
         f"Sources, read on {data['read']}:\n",
         *(f"{number}. {source}" for number, source in enumerate(reasoning_sources, 1)), "",
-        *THINKING,
+        *sglang_parsers(data), *THINKING,
         "## Models with a recipe\n",
         "vLLM's recipes name these parsers. If a recipe names none, the table contains the parser of the model's "
         "family. [The catalog of models](models.md) describes the recipes. If a recipe names a parser, stackgen uses "
@@ -307,6 +308,36 @@ def parsers():
             ("tool_call_parser", "--tool-call-parser"), ("reasoning_parser", "--reasoning-parser"))), "",
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def sglang_parsers(data):
+    """The parsers of SGLang by model family, with the sources and all parsers of the pinned version."""
+    known = {one["names"][0]: one["choices"] for one in load_table("sglang", PINNED["sglang"])["flags"]
+             if "choices" in one}  # fmt: skip
+    fields = {"tool_call_parser": "families", "reasoning_parser": "reasoning"}
+    firsts = {field: data[f"sglang_{'reasoning_' if table == 'reasoning' else ''}source"]
+              for field, table in fields.items()}  # fmt: skip
+    every = [one for table in fields.values() for one in data[f"sglang_{table}"]]
+    sources = list(dict.fromkeys([*firsts.values(), *(one["source"] for one in every if "source" in one)]))
+    yield from (
+        "## SGLang\n",
+        "Without a parser, SGLang returns tool calls as text in `content`. The parsers `deepseek-r1` and "
+        "`qwen3-thinking` treat an answer without a tag as reasoning: then `content` is empty if the model does not "
+        "think. `render` and `doctor` print a warning if a parser is not one of the model's.\n",
+    )
+    for field, table in fields.items():
+        yield from (
+            f"| the model's name contains | `{field}` | also possible | source |", "|---|---|---|---|",
+            *(f"| {one.get('shown') or readable(one['pattern'])} | `{one['parser']}` | "
+              f"{', '.join(f'`{same}`' for same in one.get('same', ())) or '-'} | "
+              f"{sources.index(one.get('source', firsts[field])) + 1} |" for one in data[f"sglang_{table}"]), "",
+        )  # fmt: skip
+    yield f"Sources, read on {data['read']}:\n"
+    yield from (f"{number}. {source}" for number, source in enumerate(sources, 1))
+    yield f"\nAll parsers of SGLang {PINNED['sglang']}:\n"
+    yield from (f"- `{field}`: {', '.join(f'`{one}`' for one in known['--' + field.replace('_', '-')])}"
+                for field in fields)  # fmt: skip
+    yield ""
 
 
 def reasoning_cell(family):

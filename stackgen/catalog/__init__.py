@@ -10,6 +10,7 @@ from stackgen.catalog.lookup import (
     find_non_thinking,
     find_parser,
     find_parsers,
+    find_sglang_parsers,
     find_tool_parser,
     find_variant_parser,
     match_variant,
@@ -18,6 +19,6 @@ from stackgen.catalog.store import Catalog, load_catalog, load_packaged
 
 __all__ = [
     "Access", "Catalog", "Entry", "Fact", "Match", "Snapshot", "Variant", "find_access", "find_model",
-    "find_non_thinking", "find_parser", "find_parsers", "find_tool_parser", "find_variant_parser", "load_catalog",
-    "load_packaged", "match_variant",
+    "find_non_thinking", "find_parser", "find_parsers", "find_sglang_parsers", "find_tool_parser",
+    "find_variant_parser", "load_catalog", "load_packaged", "match_variant",
 ]  # fmt: skip

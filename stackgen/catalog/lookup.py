@@ -1,7 +1,7 @@
 """What the catalog knows about a model by name: parsers, license, access, and the first version of vLLM.
 
 Two files: `snapshot.json` has vLLM's recipes, by repository. `families.json` has families of models, by a pattern, from
-vLLM's and the models' own documentation. A repository is more exact than a family, so the snapshot comes first.
+the documentation of vLLM, SGLang and the models. A repository is more exact than a family, so the snapshot comes first.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stackgen.catalog.entry import Entry, Variant
-from stackgen.catalog.flags import Parser, accepts
+from stackgen.catalog.flags import PARSER_FLAGS, Parser, accepts
 from stackgen.catalog.store import Catalog, load_catalog
-from stackgen.flags import PINNED
+from stackgen.flags import PINNED, load_flags
+from stackgen.flags.arguments import suggest_value
 
 __all__ = [
     "Access", "Fact", "Match", "find_access", "find_model", "find_non_thinking", "find_parser", "find_parsers",
-    "find_tool_parser", "find_variant_parser", "is_same_kind", "match_variant", "own_variant", "read_families",
+    "find_sglang_parsers", "find_tool_parser", "find_variant_parser", "is_same_kind", "match_variant", "own_variant",
+    "read_families",
 ]  # fmt: skip
 
 # the folder of a model in a Hub cache
@@ -142,6 +144,18 @@ def _parsers(field: Parser, name: str) -> list[Fact]:
     return found
 
 
+def find_sglang_parsers(field: Parser, name: str) -> list[Fact]:
+    """The parsers of SGLang that read the format of the model, the best first; without those that 0.5.23 lacks."""
+    date, table = read_families()["read"], "sglang_families" if field == "tool_call_parser" else "sglang_reasoning"
+    known = load_flags("sglang")
+    assert known is not None  # the pinned version has a table
+    family = next((one for pattern, one in _patterns(table) if pattern.search(name)), None)
+    values = (family["parser"], *family.get("same", ())) if family else ()
+    origin = "SGLang's source code" if family and "source" in family else "SGLang's documentation"
+    return [Fact(value, origin, date) for value in values
+            if suggest_value(known.by_name[PARSER_FLAGS[field]], value) is None]  # fmt: skip
+
+
 def find_non_thinking(name: str) -> str:
     """The source that says that the model does not think, so it needs no reasoning parser; empty if none says so."""
     return next((one["source"] for pattern, one in _patterns("no_reasoning") if pattern.search(name)), "")
@@ -163,7 +177,7 @@ def find_access(model: str) -> Access:
 
 @cache
 def read_families() -> dict[str, Any]:
-    """families.json: `families` and `reasoning` with a `parser` each, and `access` with licenses."""
+    """families.json: `families` and `reasoning` with a `parser` each, both also of SGLang, and `access`."""
     data: dict[str, Any] = json.loads(Path(__file__).with_name("families.json").read_text("utf-8"))
     return data
 

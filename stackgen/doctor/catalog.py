@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from stackgen.catalog import find_access, find_model, find_parser
+from stackgen.catalog import find_access, find_model, find_parser, find_sglang_parsers
 from stackgen.catalog.flags import why_not
 from stackgen.doctor.finding import DoctorInputs, Results, ok, warn
 from stackgen.flags import PINNED, load_flags
@@ -19,21 +19,31 @@ from stackgen.stack.names import find_better_parser, find_non_thinking
 
 __all__ = ["check_first_version", "check_gated", "check_reasoning_parser", "check_tool_parser"]
 
+# the engines that need a parser, and what happens to tool calls without one
+NAMES = {"vllm": "vLLM refuses requests with `tools`", "sglang": "SGLang returns the calls as text in `content`"}
 
-def _vllm_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, str]]:
-    """Each model of vLLM with its version; a version that the image's tag does not name is ""."""
+
+def _models(inputs: DoctorInputs, *engines: str) -> Iterator[tuple[str, Any, str]]:
+    """Each model of these engines with the engine's version; one that the image's tag does not name is ""."""
     for place, model in inputs.model_specs():
-        if model.engine == "vllm":
+        if model.engine in engines:
             tag = re.search(r":v?(\d+\.\d+\.\d+)", model.image or "")
-            version = (tag[1] if tag else "") if model.image else model.engine_version or PINNED["vllm"]
+            version = (
+                (tag[1] if tag else "")
+                if model.image
+                else getattr(model, "engine_version", None) or PINNED[model.engine]
+            )
             yield place, model, version
 
 
 def check_tool_parser(inputs: DoctorInputs) -> Results:
     """A model whose parser for tool calls the catalog knows has one."""
-    for place, model, version in _vllm_models(inputs):
+    for place, model, version in _models(inputs, *NAMES):
         names = (model.model, *(model.served_names or ()))
-        fact = find_parser("tool_call_parser", *names, version=version or PINNED["vllm"])
+        if model.engine == "sglang":
+            fact = next((one for name in names for one in find_sglang_parsers("tool_call_parser", name)), None)
+        else:
+            fact = find_parser("tool_call_parser", *names, version=version or PINNED["vllm"])
         if fact is None:
             continue
         evidence, path = f"{fact.origin}, {fact.date}", f"{place}.tool_call_parser"
@@ -48,7 +58,7 @@ def check_tool_parser(inputs: DoctorInputs) -> Results:
             yield ok("tool calls have a parser", evidence=f"{known}; {evidence} names {fact.value}", place=path)
         else:
             yield warn(
-                f"{model.model} has no parser for tool calls, so vLLM refuses requests with `tools`",
+                f"{model.model} has no parser for tool calls, so {NAMES[model.engine]}",
                 evidence=evidence, fix=f"set `tool_call_parser: {fact.value}` if clients send tools, as agents do",
                 place=path,
             )  # fmt: skip
@@ -56,7 +66,7 @@ def check_tool_parser(inputs: DoctorInputs) -> Results:
 
 def check_reasoning_parser(inputs: DoctorInputs) -> Results:
     """The reasoning parser of a model reads the model's format, as far as the catalog knows it."""
-    for place, model, _ in _vllm_models(inputs):
+    for place, model, _ in _models(inputs, *NAMES):
         given, path = model.reasoning_parser, f"{place}.reasoning_parser"
         if given and (source := find_non_thinking(model)):
             yield warn(
@@ -65,7 +75,8 @@ def check_reasoning_parser(inputs: DoctorInputs) -> Results:
                 evidence=source, fix="remove `reasoning_parser`", place=path,
             )  # fmt: skip
             continue
-        if not given or not find_parser("reasoning_parser", model.model):
+        known = find_sglang_parsers if model.engine == "sglang" else find_parser
+        if not given or not known("reasoning_parser", model.model):
             continue
         fact = find_better_parser(model, "reasoning_parser")
         if fact is None:
@@ -81,15 +92,15 @@ def check_reasoning_parser(inputs: DoctorInputs) -> Results:
 
 def _find_flag(model: Any) -> str:
     """The parser for tool calls that `extra_args` sets; "" without one."""
-    known = load_flags("vllm")
-    arguments = parse_arguments("vllm", model.extra_args, known) if known else ()
+    known = load_flags(model.engine)
+    arguments = parse_arguments(model.engine, model.extra_args, known) if known else ()
     flag = frozenset({"--tool-call-parser"})
     return next((one.value or "" for one in arguments if one.find_name(flag)), "")
 
 
 def check_first_version(inputs: DoctorInputs) -> Results:
     """The version of vLLM is not older than the version that the model's recipe names."""
-    for place, model, version in _vllm_models(inputs):
+    for place, model, version in _models(inputs, "vllm"):
         match = find_model(model.model)
         if match is None or not version:
             continue

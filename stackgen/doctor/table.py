@@ -162,9 +162,10 @@ CHECKS: tuple[Check, ...] = (
           "adapters were trained for the base model",
           run=adapters.check_adapters),
     Check("SG-P067", name="tool-parser", description="if the catalog of models names a parser for the tool "
-          "calls of a vLLM model, the model has a parser",
+          "calls of a vLLM or SGLang model, the model has the right parser",
           run=catalog.check_tool_parser),
-    Check("SG-P076", name="reasoning-parser", description="the reasoning parser of a vLLM model fits this model",
+    Check("SG-P076", name="reasoning-parser", description="the reasoning parser of a vLLM or SGLang model fits this "
+          "model",
           run=catalog.check_reasoning_parser),
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
           "names",

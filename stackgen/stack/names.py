@@ -39,7 +39,11 @@ SAME_VENDOR = (
     frozenset({"granite", "granite-20b-fc", "granite4"}), frozenset({"minimax_m2", "minimax_m3"}),
     frozenset({"kimi_k2", "kimi_k3"}),
 )  # fmt: skip
-ANY_FORMAT = "hf"
+ANY_FORMAT = frozenset({"hf", "auto", "response_template"})
+# SGLang's parsers that take an answer without tags as reasoning (0.5.23, sglang/srt/parser/reasoning_parser.py)
+ALWAYS_REASONING = frozenset({
+    "deepseek-r1", "qwen3-thinking", "gpt-oss", "minimax", "step3", "step3p5", "gigachat35",
+})  # fmt: skip
 # vLLM then accepts a length beyond the model's limit
 ALLOWED = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
@@ -50,7 +54,7 @@ def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
     for index, model in enumerate(spec.models):
         found += _find_folders(model, f"models[{index}]", base)
         found += _find_other_repository(model, f"models[{index}].model")
-        for field in SAME_FORMAT if model.engine == "vllm" else ():
+        for field in SAME_FORMAT if model.engine in ("vllm", "sglang") else ():
             if getattr(model, field):
                 found += _find_other_parser(model, field, f"models[{index}].{field}")
         found += _find_long_context(model, f"models[{index}].max_model_len")
@@ -116,22 +120,32 @@ def _catalog() -> Any:
 
 
 def find_non_thinking(model: Any) -> str:
-    """The source that says that a model with a reasoning parser does not think; empty if none says so."""
+    """The source that says that a model with a reasoning parser does not think; empty if none says so.
+
+    Also empty if the parser of SGLang leaves an answer without reasoning as it is.
+    """
+    if model.engine == "sglang" and model.reasoning_parser not in ALWAYS_REASONING:
+        return ""
     return str(_catalog().find_non_thinking(model.model))
 
 
 def find_better_parser(model: Any, field: Parser, given: str = "") -> Fact | None:
-    """The parser that the catalog names for a model of vLLM, if the model's parser reads another format.
+    """The parser that the catalog names for a model of vLLM or SGLang, if the model's parser reads another format.
 
     `given` is a parser that `extra_args` sets.
     """
     given = given or getattr(model, field)
+    if model.engine == "sglang":
+        known: list[Fact] = _catalog().find_sglang_parsers(field, model.model)
+        if field == "tool_call_parser" and _has_template(model):
+            return None
+        return None if not known or given in ANY_FORMAT | {fact.value for fact in known} else known[0]
     tag = re.search(r":v?(\d+\.\d+\.\d+)", model.image or "")
     version = tag[1] if tag else model.engine_version or PINNED["vllm"]
     facts: tuple[Fact, ...] = _catalog().find_parsers(field, model.model, version)
     groups = SAME_FORMAT[field] + (SAME_VENDOR if _has_template(model) else ())
     same = {given}.union(*(group for group in groups if given in group))
-    if not facts or given == ANY_FORMAT or any(fact.value in same for fact in facts):
+    if not facts or given in ANY_FORMAT or any(fact.value in same for fact in facts):
         return None
     return facts[0]
 

@@ -19,6 +19,11 @@ def test_every_parser_is_a_choice_of_the_pinned_vllm() -> None:
     choices = known.by_name["--tool-call-parser"]["values"]
     assert {one["parser"] for one in DATA["families"]} <= set(choices)
     choices = known.by_name["--reasoning-parser"]["values"]
+    sglang = load_flags("sglang")
+    assert sglang is not None
+    for table, flag in (("sglang_families", "--tool-call-parser"), ("sglang_reasoning", "--reasoning-parser")):
+        named = {value for one in DATA[table] for value in (one["parser"], *one.get("same", ()))}
+        assert named <= set(sglang.by_name[flag]["choices"])
     assert {one["parser"] for one in DATA["reasoning"]} <= set(choices)
     assert all(re.search(r"commit [0-9a-f]{40}|vLLM 0\.32\.0, vllm/", one.get("source", DATA["reasoning_source"]))
                for one in DATA["reasoning"])  # fmt: skip

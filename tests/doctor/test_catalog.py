@@ -102,3 +102,20 @@ def test_a_reasoning_parser_of_another_family_is_a_warning(tmp_path: Path) -> No
     assert found.status == "warn" and "is not a reasoning model" in found.message
     assert found.fix == "remove `reasoning_parser`"
     assert not [finding for finding in check("acme/unknown-7B", "qwen3") if finding.status != "skip"]
+
+
+def test_the_parsers_of_sglang_have_names_of_their_own(tmp_path: Path) -> None:
+    def check(id: str, model: str, **fields: Any) -> list[Finding]:
+        path = write_stack(tmp_path, model=model, engine="sglang", **fields)
+        return one(findings(EIGHT_80, path, offline=True), id)
+
+    (found,) = check("SG-P067", MODEL)
+    assert found.status == "warn" and "set `tool_call_parser: qwen`" in found.fix and "as text" in found.message
+    (found,) = check("SG-P067", MODEL, extra_args=["--tool-call-parser=deepseekv3"])
+    assert found.status == "warn" and found.fix == "set `tool_call_parser: qwen`"
+    assert [found.status for found in check("SG-P067", MODEL, tool_call_parser="qwen25")] == ["ok"]
+    (found,) = check("SG-P076", "deepseek-ai/DeepSeek-V3.1", reasoning_parser="deepseek-r1")
+    assert found.status == "warn" and found.fix == "set `reasoning_parser: deepseek-v3`"
+    (found,) = check("SG-P076", "Qwen/Qwen3-4B-Instruct-2507", reasoning_parser="qwen3-thinking")
+    assert found.status == "warn" and found.fix == "remove `reasoning_parser`"
+    assert [found.status for found in check("SG-P076", MODEL, reasoning_parser="qwen3")] == ["ok"]

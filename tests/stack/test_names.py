@@ -151,3 +151,28 @@ def test_llama_cpp_refuses_a_file_that_is_no_gguf_file(tmp_path: Path, capsys: p
     (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [model]}))
     assert main(["render", str(tmp_path)]) == 2
     assert "models[0].file: is no GGUF file" in capsys.readouterr().err
+
+
+QWEN, V31 = "Qwen/Qwen3-4B-Instruct-2507", "deepseek-ai/DeepSeek-V3.1"
+
+
+@pytest.mark.parametrize(("model", "fields", "said"), [
+    (QWEN, {"tool_call_parser": "deepseekv3"}, "SGLang's documentation (2026-11-28) names qwen"),
+    (QWEN, {"reasoning_parser": "qwen3-thinking"}, "is not a reasoning model"),
+    # leaves an answer without tags in the content
+    (QWEN, {"reasoning_parser": "qwen3"}, ""),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"tool_call_parser": "hermes"}, "names qwen3_coder"),
+    (V31, {"tool_call_parser": "deepseekv3"}, "names deepseekv31"),
+    (V31, {"reasoning_parser": "deepseek-r1"}, "names deepseek-v3"),
+    (V31, {"tool_call_parser": "deepseekv31", "reasoning_parser": "deepseek-v3"}, ""),
+    ("zai-org/GLM-4.6", {"tool_call_parser": "qwen"}, "SGLang's source code (2026-11-28) names glm"),
+    ("Qwen/Qwen3-8B", {"tool_call_parser": "hermes", "reasoning_parser": "qwen3"}, ""),
+    ("Qwen/Qwen3-4B-Thinking-2507", {"tool_call_parser": "qwen25", "reasoning_parser": "qwen3-thinking"}, ""),
+    ("Qwen/Qwen3-8B", {"tool_call_parser": "auto", "reasoning_parser": "auto"}, ""),
+    ("acme/unknown-7B", {"tool_call_parser": "mistral", "reasoning_parser": "kimi"}, ""),
+])  # fmt: skip
+def test_a_parser_of_another_family_is_a_warning_for_sglang(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, fields: dict[str, Any], said: str
+) -> None:
+    found = warnings_of(tmp_path, capsys, {"engine": "sglang", "model": model, "served_names": ["a"], **fields})
+    assert len(found) == (said != "") and all(said in one for one in found)
