@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
 from stackgen.flags import REMOVED_FLAGS, REMOVED_IN, Flags, normalize_flag, suggest_flag
-from stackgen.flags.arguments import FIELD_OF_FLAG, PLAIN_FIELDS, Argument, find_plugin, parse_arguments, suggest_value
+from stackgen.flags.arguments import (
+    FIELD_OF_FLAG,
+    FORCED_USAGE_EFFECT,
+    FORCED_USAGE_REMEDY,
+    PLAIN_FIELDS,
+    Argument,
+    find_forced_usage,
+    find_plugin,
+    parse_arguments,
+    suggest_value,
+)
 from stackgen.flags.releases import flags_of
 
 __all__ = ["check_extra_args", "check_flags"]
@@ -63,6 +73,9 @@ def check_flags(engine: str, arguments: tuple[str, ...], known: Flags, path: str
                 place=place,
             )
         yield from _check_value(engine, argument, arguments, known, f"{path}[{argument.value_index}]")
+    if engine == "vllm" and (forced := find_forced_usage(arguments, known)):
+        yield warn(f"with {forced.flag}, some clients count several times too many tokens",
+                   evidence=FORCED_USAGE_EFFECT, fix=FORCED_USAGE_REMEDY, place=f"{path}[{forced.index}]")  # fmt: skip
 
 
 def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> Result:

@@ -16,6 +16,8 @@ from stackgen.engines._parallel import parallel_sizes
 from stackgen.engines.base import Replica
 from stackgen.errors import Mistake
 from stackgen.fit.fp8_cache import is_fp8
+from stackgen.flags import load_flags
+from stackgen.flags.arguments import FORCED_USAGE_EFFECT, FORCED_USAGE_REMEDY, find_forced_usage
 from stackgen.flags.parallel import count_model_groups, read_flags
 from stackgen.spec import parse_token_count
 
@@ -133,4 +135,10 @@ def find_field_warnings(replica: Replica) -> Iterator[str]:
         yield (
             f"{path}.kv_cache_memory sets the size of the KV cache, so gpu_memory_utilization only decides how much "
             "memory must be free at the start"
+        )
+    known = load_flags("vllm", model.engine_version) or load_flags("vllm")
+    if known and (forced := find_forced_usage(model.extra_args, known)):
+        yield (
+            f"{path}.extra_args[{forced.index}]: with {forced.flag}, {FORCED_USAGE_EFFECT}. To avoid this, "
+            f"{FORCED_USAGE_REMEDY}"
         )

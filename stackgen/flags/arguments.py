@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from stackgen.flags import REMOVED_FLAGS, Flags
+from stackgen.flags import REMOVED_FLAGS, Flags, normalize_flag
 
 __all__ = [
-    "BREAKING_FLAGS", "FIELD_OF_FLAG", "OWN_FLAGS", "PLAIN_FIELDS", "Argument", "find_plugin", "list_values",
-    "parse_arguments", "suggest_value",
+    "BREAKING_FLAGS", "FIELD_OF_FLAG", "FORCED_USAGE", "FORCED_USAGE_EFFECT", "FORCED_USAGE_REMEDY", "OWN_FLAGS",
+    "PLAIN_FIELDS", "Argument", "find_forced_usage", "find_plugin", "list_values", "parse_arguments", "suggest_value",
 ]  # fmt: skip
 
 # engine -> flag -> the field of stack.yaml that sets it
@@ -62,6 +62,16 @@ PLAIN_FIELDS = frozenset({
     "expert_parallel", "max_num_batched_tokens", "prefix_caching", "kv_cache_memory", "load_format",
     "limit_mm_per_prompt", "sleep_mode", "speculative",
 })  # fmt: skip
+# findings/vllm-forced-usage-inflates-counts.sh
+FORCED_USAGE = "--enable-force-include-usage"
+FORCED_USAGE_EFFECT = (
+    "vLLM adds the usage so far to every chunk of every stream. pydantic-ai and langchain-openai add up all of these "
+    "numbers, so the tokens that they report, and their token limits, are several times too high"
+)
+FORCED_USAGE_REMEDY = (
+    "remove it, and set `stream_options: {include_usage: true}` in clients that need the usage. Keep it only if no "
+    "client adds up chunks, and the gateway must count the tokens of all streams exactly"
+)
 # engine -> flags whose values other parts of a stack use: health checks, ports, the gateway, the download, placement.
 # In extra_args, they would change the engine alone
 OWN_FLAGS: dict[str, frozenset[str]] = {
@@ -171,6 +181,16 @@ def parse_arguments(engine: str, arguments: Sequence[str], known: Flags) -> Iter
             yield Argument(index, flag, entry, after, index + 1)
         else:
             yield Argument(index, flag, entry)
+
+
+def find_forced_usage(arguments: Sequence[str], known: Flags) -> Argument | None:
+    """The argument that makes vLLM send the usage with every chunk; None if there is none, or a later one ends this."""
+    found = None
+    for argument in parse_arguments("vllm", arguments, known):
+        if argument.find_name({FORCED_USAGE: ""}):
+            is_off = normalize_flag(argument.flag).startswith(("--no-", "--disable-"))
+            found = None if is_off else argument
+    return found
 
 
 def find_plugin(flag: str, arguments: Sequence[str]) -> str:

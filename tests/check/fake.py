@@ -13,7 +13,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,6 +98,17 @@ def chunk(
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 USAGE_CHUNK = chunk() | {"choices": [], "usage": USAGE}
 GOOD_STREAM = (chunk("", role="assistant"), chunk("Par"), chunk("is", finish="stop"), USAGE_CHUNK)
+
+
+def with_usage_so_far(chunks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chunks of a stream as vLLM sends them with `--enable-force-include-usage`; the last one has the usage."""
+    *first, last = chunks
+    prompt = last["usage"]["prompt_tokens"]
+    return [
+        *(one | {"usage": {"prompt_tokens": prompt, "completion_tokens": sent, "total_tokens": prompt + sent}}
+          for sent, one in enumerate(first)),
+        last,
+    ]  # fmt: skip
 
 
 def completion(**changes: Any) -> dict[str, Any]:

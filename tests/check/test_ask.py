@@ -27,6 +27,7 @@ from .fake import (
     raw_server,
     recorded,
     reset,
+    with_usage_so_far,
 )
 
 
@@ -56,6 +57,12 @@ def test_a_streamed_answer_arrives_in_pieces(vllm: Fake) -> None:
     assert len(pieces) == 6
     assert answer.text == "".join(pieces) == "ier time4 usier time"
     assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
+
+
+def test_a_usage_in_every_chunk_is_not_summed(vllm: Fake) -> None:
+    vllm.stream(events(*with_usage_so_far(GOOD_STREAM)))
+    answer = ask(target(vllm), "hi", stream=True)
+    assert (answer.text, answer.usage) == ("Paris", USAGE)
 
 
 def test_fastchat_chunks_without_usage_are_read(fastchat: Fake) -> None:

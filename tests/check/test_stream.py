@@ -19,7 +19,7 @@ from stackgen.check.transport.stream import StrictUtf8, Transcript, collect_even
 from stackgen.plan import Dialect
 
 from .conftest import FASTCHAT, VLLM
-from .fake import GOOD_STREAM, USAGE_CHUNK, Answer, chunk, events, recorded
+from .fake import GOOD_STREAM, USAGE_CHUNK, Answer, chunk, events, recorded, with_usage_so_far
 
 PLAIN = allowed_finish_reasons(VLLM)
 
@@ -139,6 +139,16 @@ def test_speed_is_in_tokens_with_usage_and_in_chunks_without() -> None:
     found.arrivals = [0.25, 0.25]
     assert found.format_speed() == "TTFT 0.250 s"
     assert Transcript().format_speed() == ""
+
+
+def test_a_usage_in_every_chunk_counts_once() -> None:
+    """vLLM with `--enable-force-include-usage`: findings/vllm-forced-usage-inflates-counts.sh."""
+    found = transcript(events(*with_usage_so_far(GOOD_STREAM)))
+    usual = transcript(events(*GOOD_STREAM))
+    assert found.problems(PLAIN) == usual.problems(PLAIN) == []
+    assert found.usage == usual.usage
+    found.arrivals = usual.arrivals = [0.25, 0.75]
+    assert found.format_speed() == usual.format_speed()
 
 
 def test_an_endless_stream_ends_at_the_deadline() -> None:

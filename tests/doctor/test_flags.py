@@ -207,3 +207,11 @@ def test_extra_args_of_a_stack_are_checked_unless_it_has_its_own_image(tmp_path:
 @real_engine
 def test_real_vllm_rejects_removed_flags(vllm_output: tuple[str, str, str]) -> None:
     assert vllm_output[1] == ""
+
+
+def test_a_forced_usage_is_a_warning_that_says_whom_it_hurts(tmp_path: Path) -> None:
+    folder = write_stack(tmp_path, gpus="none", extra_args=["--seed", "1", "--enable-force-include-usage"])
+    found = single_problem(findings(NO_GPU, folder), "SG-P090", "warn")
+    assert found.place == "models[0].extra_args[2]" and "pydantic-ai and langchain-openai" in found.evidence
+    assert "stream_options: {include_usage: true}" in found.fix
+    assert not check("vllm", "--enable-force-include-usage", "--no-enable-force-include-usage")

@@ -139,11 +139,23 @@ def test_a_flag_without_its_field_is_allowed() -> None:
         ({"gpus": "none", "gpu_memory_utilization": 0.5}, "gpu_memory_utilization has no effect: on the CPU"),
         ({"load_format": "dummy"}, "the weights are random"),
         ({"kv_cache_memory": "2g", "gpu_memory_utilization": 0.5}, "gpu_memory_utilization only decides"),
+        ({"extra_args": ["--enable-force-include-usage"]}, "pydantic-ai and langchain-openai add up"),
+        # another version, and the flag as people write it
+        (
+            {"extra_args": ["--seed", "1", "--enable_force_include_usage"], "engine_version": "0.31.0"},
+            "extra_args[2]: with --enable_force_include_usage",
+        ),
     ],
 )
 def test_what_surprises_is_a_warning(fields: dict[str, Any], part: str) -> None:
     assert [one for one in plan(**fields).warnings if part in one]
     assert not [one for one in plan().warnings if part in one]
+
+
+def test_a_usage_that_is_not_forced_is_no_warning() -> None:
+    for switches in (["--no-enable-force-include-usage"],
+                     ["--enable-force-include-usage", "--no-enable-force-include-usage"]):  # fmt: skip
+        assert not [one for one in plan(extra_args=switches).warnings if "force-include-usage" in one]
 
 
 def test_every_field_of_a_flag_exists() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -144,3 +145,34 @@ def test_the_log_has_key_name_and_server_but_no_key_and_no_prompt(direct_front: 
     log = docker("logs", container("gateway"))
     assert '"key": "default"' in log and '"server": "fastchat-api"' in log
     assert direct_front.key not in log and "secret thought" not in log
+
+
+def test_all_choices_of_real_llamacpp_count_for_the_budget(direct_front: LiveStack) -> None:
+    """llama.cpp reports the tokens of one choice: findings/llamacpp-counts-one-choice.sh."""
+
+    def counted(stream: bool = False, **body: object) -> int:
+        path = "chat/completions" if "messages" in body else "completions"
+        sent = {"model": "llama", "max_tokens": 32, "ignore_eos": True, "seed": 1, "stream": stream, **body}
+        if stream:
+            sent["stream_options"] = {"include_usage": True}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{PORT}/v1/{path}", json.dumps(sent).encode(),
+            {"Authorization": f"Bearer {direct_front.key}", "Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=120) as response:
+            response.read()
+            name = response.headers["x-request-id"]
+
+        def find() -> list[str]:
+            return [line for line in docker("logs", container("gateway")).splitlines() if name in line]
+
+        wait_until(lambda: bool(find()), 20, f"the log has no line of {name}")
+        return int(json.loads(find()[-1])["tokens"])
+
+    chat = {"messages": [{"role": "user", "content": "Tell me a story about a cat."}]}
+    prompt = counted(**chat) - 32
+    assert prompt > 0
+    assert counted(stream=True, **chat, n=3) == prompt + 96
+    assert prompt + 60 < counted(**chat, n=3) < prompt + 150
+    # a budget counts the longer prompt, too
+    assert counted(prompt=["The cat", "once upon a time " * 40]) > 64 + 100

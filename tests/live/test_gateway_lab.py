@@ -17,6 +17,7 @@ pytestmark = pytest.mark.docker
 
 BUDGET = 50_000
 RATE = 3
+CHAT, TEXTS = "/v1/chat/completions", "/v1/completions"
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
@@ -34,7 +35,8 @@ def lab(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPa
         "name": "sgtest-lab", "port": 18176,
         "gateway": {"image": haproxy_image, "keys": keys, "key_defaults": {"requests_per_minute": RATE}},
         "models": [{"model": "./a", "engine": "vllm", "served_names": ["alpha", "first"], "replicas": 2},
-                   {"model": "./b", "engine": "vllm", "served_names": ["beta"]}],
+                   {"model": "./b", "engine": "vllm", "served_names": ["beta"]},
+                   {"model": "./c.gguf", "engine": "llamacpp", "served_names": ["gamma"]}],
     }  # fmt: skip
     with FakeEngineStack(tmp_path_factory.mktemp("lab"), data, fastchat_image) as running:
         (running.folder / "stack.yaml").write_text(yaml.safe_dump(data))
@@ -89,7 +91,7 @@ def test_a_key_with_models_sees_only_these(lab: FakeEngineStack) -> None:
     def listed(key: str) -> list[str]:
         return [one["id"] for one in lab.request("GET", "/v1/models", key=key).json["data"]]
 
-    assert listed("sk-ada") == ["alpha"] and listed("sk-ken") == ["alpha", "first", "beta"]
+    assert listed("sk-ada") == ["alpha"] and listed("sk-ken") == ["alpha", "first", "beta", "gamma"]
     assert lab.request("GET", "/v1/models/alpha", key="sk-ada").status == 200
     assert lab.request("GET", "/v1/models/beta", key="sk-ada").status == 403
     assert lab.request("GET", "/v1/models/beta", key="sk-ken").status == 200
@@ -133,6 +135,73 @@ def test_tokens_of_streams_are_counted(lab: FakeEngineStack, pad: int, capsys: p
     answer = lab.chat("alpha", "sk-ken", pad, chunks=20, every=0.002, usage=USAGE)
     assert answer.text.count("data:") == 21
     wait_for_tokens(lab, "ken", (before[0] + 10, before[1] + 5), capsys)
+
+
+def llamacpp_response(path: str, *texts: str, tokens: int) -> str:
+    """A response of llama.cpp 11434: fields in its order and without spaces, and the usage of the first choice."""
+
+    def choice(index: int, text: str) -> dict[str, Any]:
+        if path == CHAT:
+            message = {"role": "assistant", "content": text}
+            return {"finish_reason": "stop", "index": index, "message": message}
+        return {"text": text, "index": index, "logprobs": None, "finish_reason": "stop"}
+
+    answer = {
+        "choices": [choice(index, text) for index, text in enumerate(texts)], "created": 1796131772, "model": "/m.gguf",
+        "usage": {"completion_tokens": tokens, "prompt_tokens": 2, "total_tokens": 2 + tokens,
+                  "prompt_tokens_details": {"cached_tokens": 0}},
+        "id": "chatcmpl-1", "timings": {"cache_n": 0, "prompt_n": 2, "predicted_n": tokens},
+    }  # fmt: skip
+    return json.dumps(answer, separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("path", "texts", "reported", "least", "most"),
+    [
+        (CHAT, ["Yes"], 1, 1, 1),
+        # a few tokens: as many for each choice
+        (CHAT, ["Hugs,", "Hello! How"], 3, 6, 6),
+        (TEXTS, [" can't be harmed", " loved the sea and"], 4, 8, 8),
+        (TEXTS, [" was the most"] * 4, 3, 12, 12),
+        # other choices may be longer or shorter than the first one
+        (TEXTS, ["word " * 10, "word " * 400], 10, 380, 430),
+        (CHAT, ["word " * 400, "word " * 10], 400, 400, 420),
+        (TEXTS, ["", "word " * 400], 1, 450, 550),
+        (CHAT, ["1 " * 50] * 3, 100, 290, 310),
+        # more than a buffer of HAProxy, and a text that looks like choices
+        (CHAT, ["word " * 9_000] * 3, 9_000, 26_990, 27_010),
+        (TEXTS, [json.dumps([{"text": "a"}] * 9, separators=(",", ":"))], 60, 60, 60),
+    ],
+)
+@both_sizes
+def test_all_choices_of_llamacpp_count_although_it_reports_one(
+    lab: FakeEngineStack, pad: int, path: str, texts: list[str], reported: int, least: int, most: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    before = tokens(lab, "default", capsys)
+    raw = llamacpp_response(path, *texts, tokens=reported)
+    body = {"messages" if path == CHAT else "prompt": ["x" * pad], "model": "gamma", "test": {"raw": raw}}
+    answer = lab.request("POST", path, body)
+    assert answer.text == raw
+    # the prompt of a chat is exact, and prompts of /v1/completions are estimated
+    prompt = 2 if path == CHAT or len(texts) == 1 else -(-len(json.dumps(body)) // 4)
+    end = time.monotonic() + 10
+    while (found := tokens(lab, "default", capsys)) == before:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert found[0] - before[0] == prompt and least <= found[1] - before[1] <= most
+
+
+@both_sizes
+def test_usages_of_streams_of_llamacpp_are_summed(
+    lab: FakeEngineStack, pad: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, counted in (("gamma", 5 + 32 + 4), ("alpha", 32)):
+        before = tokens(lab, "default", capsys)
+        # vLLM sends a growing usage with --enable-force-include-usage
+        usages = [USAGE, USAGE | {"completion_tokens": 32}, USAGE | {"completion_tokens": 4}]
+        assert lab.chat(model, pad=pad, chunks=2, every=0.002, usages=usages).status == 200
+        wait_for_tokens(lab, "default", (before[0] + 10, before[1] + counted), capsys)
 
 
 def test_a_stream_without_usage_is_estimated(lab: FakeEngineStack, capsys: pytest.CaptureFixture[str]) -> None:

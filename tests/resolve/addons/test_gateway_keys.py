@@ -121,6 +121,17 @@ def test_tokens_are_counted_without_a_budget_if_requested() -> None:
     assert "token_budget" not in made["gateway/keys.prom"] and "tokens_today" in made["gateway/keys.prom"]
 
 
+def test_only_llamacpp_needs_a_count_of_its_choices_and_only_if_tokens_count() -> None:
+    def configuration(**gateway: Any) -> str:
+        llama = {"model": "./m.gguf", "engine": "llamacpp", "served_names": ["gamma"]}
+        return files(plan(ALPHA, llama, gateway=gateway))["gateway/haproxy.cfg"]
+
+    text = configuration(key_defaults={"tokens_per_day": 9})
+    named = {name.split()[0]: "txn.counts_one" in name for name in text.split("\nbackend ")[1:]}
+    assert {name for name, counts in named.items() if counts} == {"llamacpp-gamma"} and "vllm-alpha" in named
+    assert "counts_one" not in configuration()
+
+
 @pytest.mark.parametrize(
     ("key", "gateway", "message"),
     [

@@ -58,7 +58,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             events: list[object] = [{"n": number, "by": NAME} for number in range(behavior["chunks"])]
-            for one in [*events, *([{"usage": behavior["usage"]}] if "usage" in behavior else [])]:
+            # llama.cpp sends several usages
+            usages = behavior.get("usages", [behavior["usage"]] if "usage" in behavior else [])
+            for one in [*events, *({"usage": usage} for usage in usages)]:
                 event = f"data: {json.dumps(one)}\n\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
                 self.wfile.flush()
