@@ -93,17 +93,17 @@ KYVERNO = Variant(
     (),
     title="a Kyverno policy forbids the object",
     cause="a policy of Kyverno in this cluster refused the object, and gave this reason: {reason}",
-    fix="change the object as the message says (it names the policy, the rule and the path of the field); `kubectl "
-    "describe clusterpolicy` shows the policies; for an exception, ask the cluster's administrator",
+    fix="change the object as the message says (it names the policy, the rule and the path of the field); to see the "
+    "policies, run `kubectl describe clusterpolicy`; for an exception, ask the cluster's administrator",
     condition="the webhook is Kyverno's",
 )
 GATEKEEPER = Variant(
     (),
     title="a Gatekeeper policy forbids the object",
     cause="a policy of OPA Gatekeeper in this cluster refused the object, and gave this reason: {reason}",
-    fix="change the object as the message says; the name in brackets is the constraint, and `kubectl get constraints` "
-    "lists all of them; for missing limits, set `resources.limits` of every container (`kubernetes.cpu` and "
-    "`kubernetes.memory` in stack.yaml)",
+    fix="change the object as the message says; to see all constraints, run `kubectl get constraints` (the message "
+    "names the constraint in brackets); for missing limits, set `resources.limits` of every container "
+    "(`kubernetes.cpu` and `kubernetes.memory` in stack.yaml)",
     condition="the webhook is Gatekeeper's",
 )
 ASSIGNED = Variant(

@@ -45,8 +45,8 @@ AMD_KERNEL_VARIANTS = (
         title="rocBLAS lacks its kernel files for this AMD GPU",
         cause="rocBLAS can't load its kernel file[[ {path}]]. Either the image's ROCm version no longer supports this "
         "GPU (for example, ROCm 6.4 and newer do not support gfx906), or the image lacks the files of rocblas/library",
-        fix="set `image:` to an image whose ROCm version supports this GPU (an older GPU needs an older ROCm); "
-        "`rocminfo` prints the GPU's architecture; don't copy single files from another ROCm, because their versions "
+        fix="set `image:` to an image whose ROCm version supports this GPU (an older GPU needs an older ROCm); to see "
+        "the GPU's architecture, run `rocminfo`; don't copy single files from another ROCm, because their versions "
         "differ; llama.cpp's image for Vulkan (server-vulkan) does not need rocBLAS",
     ),
 )

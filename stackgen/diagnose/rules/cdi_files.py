@@ -33,7 +33,7 @@ CDI_VARIANTS = (
         cause="no CDI file that the container engine can read defines {device}. Either no file of this vendor exists "
         "in /etc/cdi or /var/run/cdi, or the engine rejects the file, and then ignores all of it without a message",
         fix="look for the file in both folders, and compare `kind` and `name` in it with {device}; each device needs "
-        "`containerEdits` of its own; `docker info` lists the devices that Docker has discovered; to write the file "
-        "again, use the vendor's tool",
+        "`containerEdits` of its own; to see the devices that Docker has discovered, run `docker info`; to write the "
+        "file again, use the vendor's tool",
     ),
 )

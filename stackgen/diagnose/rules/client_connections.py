@@ -130,8 +130,9 @@ SDK_NAME = Variant(
     title="an OpenAI client does not know the name of its server",
     cause="the OpenAI SDK of a client can't resolve the name of the server in its base URL[[ ({url})]]. Names of "
     "containers and Services are known only inside their own network or cluster",
-    fix="correct the name; between containers, connect both to the same network, and use the service name; outside, "
-    "use the address of the machine and the published port; for names of the Internet, check DNS and the proxy",
+    fix="correct the name; between containers, connect the client and the server to the same network, and use the "
+    "service name; outside, use the address of the machine and the published port; for names of the Internet, check "
+    "DNS and the proxy",
     condition="the name can't be resolved",
 )
 

@@ -41,8 +41,8 @@ RULES: tuple[Rule, ...] = (
         cause="the server works, but refused a request with status 401: the client sends no key, or another one than "
         "the server was started with",
         fix="give the client the server's key (`--api-key`, VLLM_API_KEY; in a stack, the key file), for a gateway "
-        "such as LiteLLM a key of the gateway; check that the variable of the key is set where the client runs; a "
-        "proxy in between must pass the header Authorization on",
+        "such as LiteLLM a key of the gateway; check that the variable of the key is set where the client runs; if a "
+        "proxy is in between, let it pass the header Authorization on",
         source="The answers are those of vLLM (entrypoints/openai/server_utils.py), SGLang (srt/utils), llama-server "
         "(tools/server/server-http.cpp) and OpenAI's API. The failure was not reproduced.",
         explain="/health answers without a key, so health checks don't notice a wrong key.",

@@ -64,16 +64,17 @@ NO_NAME = Variant(
     title="a container does not know the host's name",
     cause="the container can't resolve {name}. On Linux, Docker sets this name only for containers that ask for it",
     fix='add `extra_hosts: ["{name}:host-gateway"]` to the client in the Compose file (with `docker run`: '
-    "`--add-host={name}:host-gateway`); Podman's own name is host.containers.internal; if the server is a container as "
-    "well, use its service name and a common network instead",
+    "`--add-host={name}:host-gateway`); in Podman, you can also use Podman's own name, host.containers.internal; if "
+    "the server is a container as well, use its service name and a common network instead",
     condition="the name can't be resolved",
 )
 OWN_ADDRESS = Variant(
     (),
     cause="LiteLLM can't connect to the server of this model at {url}. In a container, this address means LiteLLM's "
     "own container, where no engine listens",
-    fix="set api_base to the engine's service name and the port inside its container (http://SERVICE:8000/v1), and "
-    "connect both to the same network; for an engine on the host, use http://host.docker.internal:PORT/v1 with "
+    fix="if the engine runs in a container, set api_base to the engine's service name and the port inside this "
+    "container (http://SERVICE:8000/v1), and connect LiteLLM and the engine to the same network; if the engine runs on "
+    "the host, use http://host.docker.internal:PORT/v1 with "
     '`extra_hosts: ["host.docker.internal:host-gateway"]`; if LiteLLM runs on the host itself, check that the engine '
     "listens there (`curl {url}/models`)",
     condition="the text shows an api_base with localhost, 127.0.0.1 or 0.0.0.0",

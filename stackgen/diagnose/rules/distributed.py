@@ -61,7 +61,8 @@ CLOSED_BY_PEER = Variant(
     "machine or network has failed. The reason is in the log of that process, not in this line",
     fix="with a model on several machines (`split_hosts`), read the log of the other machines from the same time: the "
     "first error there is the cause; on a single machine, look for the first error of another worker above; check the "
-    "kernel log for the OOM killer (`sudo dmesg`); stackgen's services restart by themselves",
+    "kernel log for the OOM killer (`sudo dmesg`); don't restart stackgen's services, because they restart by "
+    "themselves",
     condition="a message of Gloo",
     consequence_of=("*",),
 )
@@ -179,8 +180,8 @@ RULES: tuple[Rule, ...] = (
         cause="the rank had no connection to the first machine ({address}, port {port}) for {seconds} seconds, so "
         "stackgen ended the rank. Most often, the engine on the first machine has ended",
         fix="read the log of the first machine from the same time: its first error is the cause; if the engine there "
-        "works, check that the network and the firewalls between the machines allow this port; the rank restarts by "
-        "itself, and waits for the first machine",
+        "works, check that the network and the firewalls between the machines allow this port; don't restart the rank, "
+        "because it restarts by itself and waits for the first machine",
         source="The line is stackgen's own (templates/engines/group_node.py), and the message of Gloo comes from "
         "gloo/transport/tcp/pair.cc. Both were reproduced with vLLM 0.32.0 on two addresses of one machine.",
         explain="With `split_hosts`, the processes of one model run on several machines. None of them can compute "

@@ -101,8 +101,9 @@ DESCRIBED_POD = Variant(
     cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than its "
     "limit[[ ({limit})]], or because the node ran out of memory",
     fix="raise the container's memory limit: `resources.limits.memory` in the pod's manifest or in the values of its "
-    "Helm chart (for a model in stack.yaml, `kubernetes.memory`); this is memory of the node, not of the GPU; if the "
-    "container has no memory limit, the node ran out of memory: use a node with more memory, or set a memory request",
+    "Helm chart (for a model in stack.yaml, `kubernetes.memory`), which sets memory of the node, not of the GPU; if "
+    "the container has no memory limit, the node ran out of memory: use a node with more memory, or set a memory "
+    "request",
     condition="the text is pasted",
 )
 OWN_LIMIT = Variant(

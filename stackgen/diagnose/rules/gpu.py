@@ -106,7 +106,7 @@ RULES: tuple[Rule, ...] = (
                 "CUDA_VISIBLE_DEVICES names another GPU, or the model is split across more GPUs than the container "
                 "has",
                 fix="[[?extra_env.CUDA_VISIBLE_DEVICES|remove CUDA_VISIBLE_DEVICES from extra_env, or correct it; "
-                "]]compare `gpus` with tensor_parallel_size; `nvidia-smi -L` lists the GPUs of the machine",
+                "]]compare `gpus` with tensor_parallel_size; to see the GPUs of the machine, run `nvidia-smi -L`",
             ),
         ),
     ),

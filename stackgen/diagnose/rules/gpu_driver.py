@@ -178,8 +178,8 @@ RULES: tuple[Rule, ...] = (
                 title="CDI is not enabled in Docker",
                 cause='Docker has no device driver "{driver}". CDI is turned off in this Docker engine, or the '
                 "engine is too old",
-                fix="use Docker 28.3 or newer, or set `cdi` to true in `features` of /etc/docker/daemon.json; "
-                "`docker info` lists CDI devices",
+                fix="use Docker 28.3 or newer, or set `cdi` to true in `features` of /etc/docker/daemon.json; to see "
+                "the CDI devices, run `docker info`",
             ),
         ),
     ),
@@ -231,8 +231,8 @@ RULES: tuple[Rule, ...] = (
         title="the container engine has no CDI specification for the GPUs",
         cause="no CDI file defines {device}. CDI files describe the GPUs. Either they were never generated, or they "
         "are in a folder that the container engine does not read, or their format version is too new for this engine",
-        fix="run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; `nvidia-ctk cdi list` shows the known "
-        "devices",
+        fix="run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; to see the known devices, run "
+        "`nvidia-ctk cdi list`",
         source="The message comes from cncf-tags/container-device-interface (pkg/cdi/cache.go). Issues 146, 434 and "
         "1537 of NVIDIA/nvidia-container-toolkit quote the message. gpustack/gpustack issue 4130 (2026-01) and "
         "NVIDIA/nvidia-container-toolkit issue 1239 (2025-08) report it for the vendor management.nvidia.com. "

@@ -115,8 +115,8 @@ VIRTUAL = Variant(
     cause="a call that NCCL makes at startup failed with `operation not supported`. This GPU, driver or virtual "
     "machine lacks a feature that NCCL uses. A known case is virtual GPUs without unified memory",
     fix="in a virtual machine, request unified memory for the virtual GPUs (VMware: pciPassthruN.cfg.enable_uvm), or "
-    "GPUs in passthrough mode; until then, use one GPU per model (tensor_parallel_size 1); the NCCL INFO lines after "
-    "the warning show the call",
+    "GPUs in passthrough mode; until then, use one GPU per model (tensor_parallel_size 1); to find the call, read the "
+    "NCCL INFO lines after the warning",
     condition="the call is `operation not supported`",
 )
 
@@ -221,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         "SG-G042",
         title="NCCL reports a failed call",
         cause="NCCL logged that a call of CUDA or HIP failed: {reason}",
-        fix="search for this error first; the NCCL INFO lines after the warning show the call; set "
+        fix="search for this error first; to find the call, read the NCCL INFO lines after the warning; set "
         "tensor_parallel_size to 1 to test whether one GPU works; run `nvidia-smi` or `rocm-smi` to test the driver",
         source="The message comes from NCCL 2.27 (include/checks.h), and is quoted in NVIDIA/nccl issues 2101 "
         "(2026-04) and 2418 (2026-09), vllm-project/vllm issue 19890 (2025-06) and pytorch/pytorch issues 152780 and "

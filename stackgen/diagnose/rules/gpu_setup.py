@@ -127,7 +127,7 @@ RULES: tuple[Rule, ...] = (
                 cause="a kernel needs more registers, threads or memory than this GPU offers ({problem}). The "
                 "image has no variant of the kernel for this GPU, or for this size of batch or head",
                 fix="choose another `--attention-backend` in extra_args, or a smaller max_num_batched_tokens; use a "
-                "newer image, or another quantization of the model; the GPU is not faulty",
+                "newer image, or another quantization of the model; don't replace the GPU, because it is not faulty",
             ),
             Variant(
                 compile_patterns(r"(?:CUDA|HIP) error: (?P<problem>device-side assert triggered)"),

@@ -52,7 +52,7 @@ RULES: tuple[Rule, ...] = (
         "as root, or another process has locked the file",
         fix="if the container is read-only, start it without this option, or with an image or settings that need no "
         "new user (see the image's page); if the container runs with `user:`, start it as root, so that the script "
-        "can change to the user itself; a tmpfs for /tmp does not help, because the file is in /etc",
+        "can change to the user itself; don't add a tmpfs for /tmp, which does not help, because the file is in /etc",
         source="The messages come from shadow-utils (lib/commonio.c); xencon/aixcl pull request 836 (2026-04), "
         "dperson/samba issues 174 (2018-11) and 221 (2019-07) and nuxsmin/docker-syspass issue 60 (2022-02) quote "
         "them. The failure was not reproduced.",
@@ -115,9 +115,7 @@ RULES: tuple[Rule, ...] = (
         fix="read the lines of NVRM next to this one (`sudo dmesg | grep -i nvrm`); switch the machine off and on "
         "again (a restart alone may not reset the GPU); check the power cables and the slot of the GPU; in the BIOS, "
         "turn Above 4G Decoding and Resizable BAR on; in a virtual machine, check that the host has released the "
-        "GPU; a newer driver "
-        "helps "
-        "with a GPU that is newer than the driver",
+        "GPU; if the GPU is newer than the driver, update the driver",
         source="The lines come from NVIDIA's kernel module and nvidia-smi, and are quoted in "
         "NVIDIA/open-gpu-kernel-modules issues 387 and 862 (2025-07, where settings of the BIOS were the cause). The "
         "failure was not reproduced.",

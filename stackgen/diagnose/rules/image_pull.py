@@ -122,7 +122,7 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(ASKED + NETWORK, RESOLVING + NETWORK),
                 cause="this machine can't connect to the registry[[ {registry}]][[, which has {image}]]",
                 fix="check the machine's network, DNS and proxy, for example with `curl -I https://REGISTRY/v2/`; "
-                "Docker has its own setting for a proxy (`docker info` prints it)",
+                "check Docker's own setting for a proxy (`docker info` prints it)",
             ),
             Variant(
                 compile_patterns(

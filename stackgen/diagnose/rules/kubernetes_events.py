@@ -113,10 +113,10 @@ RULES: tuple[Rule, ...] = (
         "SG-K017",
         title="a variable of Kubernetes replaces a setting of the program",
         cause="the program reads {value} as a port[[ from the variable {name}]]. Kubernetes sets this value: for each "
-        "Service, pods of the same namespace get variables such as NAME_PORT, where NAME is the name of the Service",
+        "Service, pods of the same namespace get variables such as VLLM_PORT for a Service with the name vllm",
         fix="set `enableServiceLinks: false` in the pod's spec, or rename the Service[[ (Kubernetes makes the "
         "variable {name} from the name `{service_name}`)]]; or set the variable in the container's `env:`, which has "
-        "priority; the DNS names of Services still work without these variables",
+        "priority; to reach a Service, use its DNS name, which works without these variables",
         source="The message of vLLM comes from envs.py (get_vllm_port); vllm-project/vllm issue 34199 (2026-02) and "
         "Donkie/Spoolman pull request 961 (2026-07) quote such messages. The failure was not reproduced.",
         explain="The variables exist only for Services that were created before the pod, so the failure can appear "

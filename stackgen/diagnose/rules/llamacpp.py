@@ -197,8 +197,8 @@ RULES: tuple[Rule, ...] = (
         "SG-A013",
         title="llama.cpp has no built-in chat template with this name",
         cause="llama.cpp has no built-in chat template '{name}'",
-        fix="remove --chat-template, because the GGUF file has its own template; `llama-server --help` lists the "
-        "names of the built-in templates",
+        fix="remove --chat-template, because the GGUF file has its own template; to see the names of the built-in "
+        "templates, run `llama-server --help`",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="--chat-template accepts the text of a whole template only with --jinja, which llama.cpp now sets by "
         "default.",

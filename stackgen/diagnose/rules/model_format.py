@@ -44,7 +44,8 @@ TOKEN_LIST = Variant(
     cause="tokenizer_config.json has a list in extra_special_tokens, as Transformers 5 saves it, and the image's "
     "Transformers 4 expects names and values",
     fix="set `image:` to a version of the engine with Transformers 5; for a fine-tuned model, use the tokenizer files "
-    "of its base model, or change the list in a copy of tokenizer_config.json to `{}`; the weights are not the cause",
+    "of its base model, or change the list in a copy of tokenizer_config.json to `{}`; leave the weights as they are, "
+    "because they are not the cause",
     condition="the traceback ends in the special tokens of the tokenizer",
 )
 

@@ -121,7 +121,7 @@ RULES: tuple[Rule, ...] = (
         "an error. The servers of Xet can be reached: their answers ({statuses}) to a request without a file are "
         "normal, and do not mean that access or a token is missing",
         fix='as a test, set HF_HUB_DISABLE_XET to "1", which downloads with plain HTTP; keep the files that have '
-        "arrived, so that they are not downloaded again; a newer hf_xet may help too",
+        "arrived, so that they are not downloaded again; or try a newer hf_xet",
         source="The line comes from huggingface_hub (file_download.py); huggingface/xet-core issues 800 (2026-04), 850 "
         "(2026-05) and 898 (2026-07) show such downloads. The reason differs, and is not always known.",
         explain="Large files show progress late. Before you stop a download, run `du -sh` twice for the cache folder, "

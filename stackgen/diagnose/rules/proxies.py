@@ -233,7 +233,8 @@ RULES: tuple[Rule, ...] = (
         "the engine is still loading or has ended, or the proxy's own health check of the engine fails",
         fix="look at the state of the engine (`docker compose ps`, `kubectl get pods`) and its log; if the engine is "
         "ready, compare the path and port of the proxy's health check with those of the engine (vLLM, SGLang and "
-        "llama-server: /health); Traefik ignores containers that Docker reports as unhealthy",
+        "llama-server: /health); check that Docker reports the container as healthy, because Traefik ignores unhealthy "
+        "containers",
         source="The texts come from Envoy (source/common/router/router.cc), HAProxy (the page of status 503) and "
         "Traefik (pkg/server/service/loadbalancer/wrr/wrr.go); Caddy's lines are those of "
         "lucaslorentz/caddy-docker-proxy issue 348 (2022-04). The failure was not reproduced.",

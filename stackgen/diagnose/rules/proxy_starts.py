@@ -135,7 +135,7 @@ NO_CERTIFICATE = Variant(
     cause="the proxy exited at startup: {problem}",
     fix="check in the container that {path} exists and that the proxy's user can read it (`docker compose run --rm "
     "--entrypoint ls SERVICE -lL {path}`); with Let's Encrypt, mount the whole folder /etc/letsencrypt, because the "
-    "files in live/ are links; check that the key belongs to the certificate; HAProxy needs both in one file",
+    "files in live/ are links; check that the key belongs to the certificate; for HAProxy, put both in one file",
     condition="the certificate can't be loaded",
 )
 TOO_BIG = Variant(

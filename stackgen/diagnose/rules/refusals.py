@@ -124,7 +124,7 @@ RULES: tuple[Rule, ...] = (
         "SG-A024",
         title="a request names no model",
         cause="the server is a router for several models, and a client sent a request without `model`",
-        fix="set the model in the client; `/v1/models` lists the names of the models",
+        fix="set the model in the client; to see the names of the models, request `/v1/models`",
         source="The message comes from llama-server in router mode, and is quoted in itigges22/ATLAS issue 146 "
         "(2026-07). The failure was not reproduced.",
         explain="A llama-server with one model ignores the model name in a request. A router needs the name to "

@@ -172,7 +172,7 @@ RULES: tuple[Rule, ...] = (
         "or a gateway in between, adds this field",
         fix="update the client or gateway that adds `{field}`, or turn off the feature that needs it; a LiteLLM proxy "
         'removes the field with `additional_drop_params: ["{field}"]` (or `drop_params: true`) in the model\'s '
-        "litellm_params; a newer version of the server may accept it",
+        "litellm_params; or try a newer version of the server, which may accept it",
         source="The messages come from pydantic (extra_forbidden) and OpenAI's API. "
         "arbs-io/github-copilot-llm-gateway issue 68 (2026-07), BerriAI/litellm issue 26240 (2026-04) and "
         "vllm-project/vllm pull request 10463 (2024-11) quote them. The failure was not reproduced.",
@@ -209,7 +209,8 @@ RULES: tuple[Rule, ...] = (
                 "left. Either the limits of requests (rpm) or tokens (tpm) in LiteLLM's configuration are reached, or "
                 "the prompt is longer than the servers' context",
                 fix="look at rpm, tpm and max_input_tokens in the model's litellm_params and model_info, and raise "
-                "them to what the server can do, or add servers; LiteLLM's log at level DEBUG names the check",
+                "them to what the server can do, or add servers; to find out which check it is, read LiteLLM's log at "
+                "level DEBUG",
             ),
         ),
         consequence_of=("SG-C034",),

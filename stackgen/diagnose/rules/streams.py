@@ -91,7 +91,7 @@ RULES: tuple[Rule, ...] = (
         cause="the server answered 404 without naming a model, so it does not know the path of the request. Often, "
         "the base URL of the client lacks /v1, or has it twice, or a proxy removes a part of the path",
         fix="set the base URL to http://HOST:PORT/v1 (the client itself adds /chat/completions); `curl "
-        "http://HOST:PORT/v1/models` must list the models; the engine's access log shows the path that arrived",
+        "http://HOST:PORT/v1/models` must list the models; to see the path that arrived, read the engine's access log",
         source="The bodies are FastAPI's for an unknown path (starlette, routing.py), which vLLM, SGLang and FastChat "
         "use, llama-server's (tools/server/server-http.cpp), and the one of Go's net/http (server.go); the exception "
         "is that of the OpenAI SDK 2 (_exceptions.py). skye-harris/hass_local_openai_llm issue 15 (2026-01) quotes "

@@ -147,8 +147,8 @@ RULES: tuple[Rule, ...] = (
         title="a variable of the Compose file is not set",
         cause="the variable {name} is not set, so Compose replaced it with nothing, and an argument lost its value. "
         "A program rejects the remaining arguments: {error}",
-        fix="set {name} in the file `.env` next to the Compose file, or in the shell; `docker compose config` shows "
-        "the arguments that the program gets",
+        fix="set {name} in the file `.env` next to the Compose file, or in the shell; to see the arguments that the "
+        "program gets, run `docker compose config`",
         source="The warning comes from Compose (compose-go, template), and is quoted in StartupHakk/OpenMonoAgent.ai "
         "issue 23 (2026-05). The failure was not reproduced.",
         explain="A flag with an empty value takes the next flag as its value. The value of that next flag then "
@@ -205,7 +205,7 @@ RULES: tuple[Rule, ...] = (
                 cause="this build of the container runtime {runtime}, or the kernel, does not support a system "
                 "call that is needed to start the container: {problem}",
                 fix="use {runtime} from the distribution's packages or a newer version, or another runtime (Podman: "
-                "`--runtime runc`); `podman info` and `docker info` show which runtime is in use",
+                "`--runtime runc`); to see which runtime is in use, run `podman info` or `docker info`",
             ),
         ),
     ),

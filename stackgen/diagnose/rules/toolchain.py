@@ -100,8 +100,9 @@ RULES: tuple[Rule, ...] = (
                 "backend is not for it",
                 fix="run `nvidia-smi --query-gpu=name,compute_cap --format=csv`, `which -a nvcc` and `ls -d "
                 "/usr/local/cuda*`: set CUDA_HOME in extra_env to a toolkit for this GPU (12.x needs CUDA "
-                "12.9 or newer), for example /usr/local/cuda; an official image for CUDA 13 has one; if the GPU "
-                "has another compute capability, choose another backend (`--moe-backend`, `--attention-backend`)",
+                "12.9 or newer), for example /usr/local/cuda; or use an official image for CUDA 13, which has one; if "
+                "the GPU has another compute capability, choose another backend (`--moe-backend`, "
+                "`--attention-backend`)",
             ),
             Variant(
                 compile_patterns(r"No supported CUDA architectures found for major versions \[(?P<wanted>[\d, ]+)\]"),

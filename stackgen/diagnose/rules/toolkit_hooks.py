@@ -41,7 +41,7 @@ RULES: tuple[Rule, ...] = (
                 fix="remove the libraries in an image of your own (`RUN rm -f "
                 "/usr/lib/x86_64-linux-gnu/libcuda.so* /usr/lib/x86_64-linux-gnu/libnvidia-*.so*`, built from this "
                 "image), because the toolkit mounts those of the host; or use a newer image of the project; or use "
-                "CDI; the driver of the host is not the cause",
+                "CDI; leave the driver of the host as it is, because it is not the cause",
             ),
             Variant(
                 compile_patterns(r"nvidia-container-cli(?:\.real)?: requirement error: invalid expression"),

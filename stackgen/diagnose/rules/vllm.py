@@ -83,7 +83,7 @@ NO_FLAG = Variant(
     (),
     title="a value belongs to no flag",
     cause="the engine got the argument `{flag}`, which belongs to no flag",
-    fix="write a flag in front of the value, or remove the value; a value with spaces must be one list item in "
+    fix="write a flag in front of the value, or remove the value; write a value with spaces as one list item in "
     "extra_args (in a shell, put it in quotes)",
     condition="the argument does not start with a dash",
 )
