@@ -43,8 +43,10 @@ from stackgen.spec.types import guess_parameters
 
 __all__ = ["resolve"]
 
-# parameters from which a CPU answers too slowly for a chat: all weights are read from memory for each token
+# parameters of 16 bits from which a CPU answers too slowly for a chat: all weights are read from memory for each token
 LARGE_ON_CPU = 3e9
+# the name of a quantized file contains its bits; Q4_K_M has almost 5 bits for each weight
+GGUF_BITS = re.compile(r"(?i)(?<![a-z0-9])i?q([1-8])(?=[_.-])")
 # most machines have at most 8 GPUs
 USUAL_GPUS = 8
 PARSER = re.compile(r"models\[(\d+)\]\.(tool_call_parser|reasoning_parser)")
@@ -240,7 +242,8 @@ def _warnings(stack: StackSpec, site: Site, parts: Sequence[Part]) -> list[str]:
         ]
         warnings += unpinned_warnings(model.image)
         size = guess_parameters(model.model) or 0
-        if model.gpus == 0 and size >= LARGE_ON_CPU:
+        bits = GGUF_BITS.search(f"{getattr(model, 'file', None) or model.model}.")
+        if model.gpus == 0 and size * (min(16, int(bits[1]) + 1) if bits else 16) / 16 >= LARGE_ON_CPU:
             warnings.append(
                 f"{model.model} has about {size / 1e9:g} billion parameters and runs on the CPU, with a few tokens per "
                 "second. To use a GPU, set `gpus: 1` (a count) or `gpus: [0]` (indices)"

@@ -57,6 +57,9 @@ def _is_set(spec: Strict | None, field: str) -> bool:
 
 
 def _stack_fields(stack: StackSpec, plan: Plan) -> Iterator[tuple[str, str]]:
+    # a stack for both targets can set `target`
+    if stack.kubernetes and "target" not in stack.model_fields_set:
+        yield "kubernetes", "this is a stack for Compose. For Kubernetes, set `target: kubernetes`"
     if _is_set(stack, "gpu_driver") and not any(model.gpus for model in stack.models):
         yield "gpu_driver", "no model uses a GPU"
     if _is_set(stack, "cpu_arch") and not any(_is_vllm_on_cpu(model) for model in stack.models):

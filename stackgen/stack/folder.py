@@ -261,7 +261,7 @@ def _with_warnings(spec: StackSpec, plan: Plan, site: Site, folder: Path, output
     `base` is the folder of the user's stack file. Raises StackgenError if the user chose an `output` folder that a
     container can read.
     """
-    if names := find_name_warnings(spec, base):
+    if names := find_name_warnings(spec, base, any(one.role == "gateway" for one in plan.services)):
         plan = replace(plan, warnings=(*plan.warnings, *names))
     own = {mount.target for model in spec.models for mount in model.mounts}
     # a cluster mounts no folder of this machine

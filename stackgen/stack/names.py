@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackgen.flags import PINNED
-from stackgen.spec import StackSpec, is_local, parse_token_count
+from stackgen.spec import GatewaySpec, StackSpec, is_local, parse_token_count
 from stackgen.spec.sources import is_gguf_repository
 
 if TYPE_CHECKING:
@@ -48,7 +48,15 @@ ALWAYS_REASONING = frozenset({
 ALLOWED = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
-def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
+# families that take images, by their names: a quantized copy has the same name. Gemma 3 takes none at 270M and 1B
+IMAGES = re.compile(
+    r"(?i)(?<![a-z])(VL|vision|pixtral|llava|internvl|minicpm-v|omni|gemma-3-(?!1b|270m)|gemma-4|llama-4)(?![a-z])"
+)
+# a photo of a phone has up to 5 MB, and a third more as base64
+PHOTO_MIB = 8
+
+
+def find_name_warnings(spec: StackSpec, base: Path, has_gateway: bool = False) -> list[str]:
     """The warnings for all models of `spec`. `base`: the folder of the stack file."""
     found: list[str] = []
     for index, model in enumerate(spec.models):
@@ -58,7 +66,22 @@ def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
             if getattr(model, field):
                 found += _find_other_parser(model, field, f"models[{index}].{field}")
         found += _find_long_context(model, f"models[{index}].max_model_len")
+        found += _find_small_bodies(spec, model) if has_gateway else ()
     return found
+
+
+def _find_small_bodies(spec: StackSpec, model: Any) -> Iterator[str]:
+    size = (spec.gateway or GatewaySpec()).max_body
+    is_chosen = spec.gateway and "max_body" in spec.gateway.model_fields_set
+    if (
+        not is_chosen
+        and int(size[:-1]) < PHOTO_MIB
+        and IMAGES.search(model.model)
+        and model.engine in ("vllm", "sglang")
+    ):
+        yield (f"{model.model} accepts images, but the gateway answers 413 to a request of more than {size[:-1]} MiB, "
+               "such as one with a photo. To allow photos, set `gateway: {max_body: 20m}`. To keep the limit, set "
+               f"`gateway: {{max_body: {size}}}`")  # fmt: skip
 
 
 def _find_folders(model: Any, path: str, base: Path) -> Iterator[str]:

@@ -475,3 +475,12 @@ def test_a_name_inside_a_cluster_is_explained(
     run = capsys.readouterr()
     assert "gateway.lab.svc.cluster.local" in run.out
     assert "note: only pods of the cluster know the name gateway.lab.svc.cluster.local" in run.err and hint in run.err
+
+
+@pytest.mark.parametrize("place", [["{}"], ["--stack", "{}"]])
+def test_connect_takes_the_folder_in_both_ways(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: list[str]
+) -> None:
+    (tmp_path / "stack.yaml").write_text("name: demo\nmodels: [{model: org/m, engine: vllm, gpus: 1}]\n")
+    assert cli.main(["connect", "open-webui", *(word.format(tmp_path) for word in place)]) == 0
+    assert "8000" in capsys.readouterr().out

@@ -78,3 +78,25 @@ def test_a_printed_compose_file_has_its_warnings_on_stderr(tmp_path: Path, capsy
     assert cli.main(["render", str(tmp_path), "--stdout"]) == 0
     shown = capsys.readouterr()
     assert "warning: the gateway is open on 0.0.0.0 over plain HTTP" in shown.err and "warning" not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "count"),
+    [
+        ("Qwen/Qwen3-VL-8B-Instruct", {"gateway": True}, 1),
+        ("google/gemma-3-27b-it", {"gateway": {"tls": "generate"}}, 1),
+        # no image, no gateway, and limits that somebody chose
+        ("google/gemma-3-1b-it", {"gateway": True}, 0),
+        ("Qwen/Qwen3-8B", {"gateway": True}, 0),
+        ("Qwen/Qwen3-VL-8B-Instruct", {}, 0),
+        ("Qwen/Qwen3-VL-8B-Instruct", {"gateway": {"max_body": "20m"}}, 0),
+        ("Qwen/Qwen3-VL-8B-Instruct", {"gateway": {"max_body": "2m"}}, 0),
+    ],
+)
+def test_a_gateway_that_refuses_photos_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, fields: dict[str, Any], count: int
+) -> None:
+    stack = {"name": "demo", "models": [MODEL | {"model": model}]} | fields
+    (tmp_path / "stack.yaml").write_text(yaml.safe_dump(stack, sort_keys=False))
+    assert cli.main(["render", str(tmp_path), "--no-validate"]) == 0
+    assert capsys.readouterr().err.count("set `gateway: {max_body: 20m}`") == count

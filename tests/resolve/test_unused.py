@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from stackgen import engines
+from stackgen.cli import main as cli
 from stackgen.errors import SpecError
 from stackgen.plan import Plan
 from stackgen.resolve.hosts import resolve
@@ -150,3 +151,26 @@ def test_an_address_of_the_machine_opens_no_port_of_a_cluster(settings: dict[str
     stack = {"name": "x", "bind": "0.0.0.0", "models": [{"model": "org/n-1B", "engine": "vllm", "gpus": 1}]} | settings
     plan = resolve(build_spec(stack, "stack.yaml"), KubernetesSite())
     assert any(one.startswith("bind opens no port outside a Kubernetes cluster") for one in plan.warnings) is warned
+
+
+def test_settings_for_kubernetes_in_a_stack_for_compose_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "name: demo\nkubernetes: {gpus_per_node: 4}\nmodels: [{model: org/m-1B, engine: vllm, gpus: 1}]\n"
+    for line, count in (("", 1), ("target: compose\n", 0), ("target: kubernetes\n", 0)):
+        (tmp_path / "stack.yaml").write_text(line + text)
+        assert cli.main(["render", str(tmp_path), "--no-validate"]) == 0
+        assert capsys.readouterr().err.count("kubernetes has no effect") == count
+
+
+@pytest.mark.parametrize(("model", "file", "count"), [
+    ("org/m-4B-GGUF", "m-4B-Q4_K_M.gguf", 0), ("org/m-8B-GGUF", "m-8B-Q4_K_M.gguf", 0),
+    ("org/m-14B-GGUF", "m-14B-Q4_K_M.gguf", 1), ("org/m-4B-GGUF", "m-4B-F16.gguf", 1),
+])  # fmt: skip
+def test_a_quantized_file_is_smaller_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, file: str, count: int
+) -> None:
+    text = f"name: demo\nmodels: [{{model: {model}, engine: llamacpp, file: {file}, gpus: none}}]\n"
+    (tmp_path / "stack.yaml").write_text(text)
+    assert cli.main(["render", str(tmp_path), "--no-validate"]) == 0
+    assert capsys.readouterr().err.count("runs on the CPU") == count

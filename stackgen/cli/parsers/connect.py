@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from pathlib import Path
 
 from stackgen.cli.parsers.base import Subcommands, parse_seconds
@@ -25,7 +26,10 @@ def add_connect(subcommands: Subcommands) -> None:
     )  # fmt: skip
     # no `choices`: the list of recipes is read only when a shell completes a name
     complete_with(client, lambda _: (path.stem for path in RECIPES.glob("*.yaml")))
-    connect.add_argument("stack", nargs="?", default=".", help="stack.yaml or its folder (default: the current folder)")
+    connect.add_argument(
+        "stack", nargs="?", default=SUPPRESS, help="stack.yaml or its folder (default: the current folder)"
+    )
+    connect.add_argument("--stack", default=".", help="another way to pass stack.yaml or its folder")
     complete_with(connect.add_argument("--model", help="name of the model, if the stack serves several"), models)
     connect.add_argument(
         "--key", metavar="NAME", help="name of a key in `stackgen keys list` (default: the key in .env)"

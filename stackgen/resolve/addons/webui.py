@@ -105,12 +105,13 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         plan,
         services=(*plan.services, _service(stack, stack.ui, site, plan)),
         volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
-        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image), *_warn_of_address(stack, stack.ui)),
+        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image), *_warn_of_address(stack, stack.ui, site)),
     )
 
 
-def _warn_of_address(stack: StackSpec, spec: UiSpec) -> tuple[str, ...]:
-    if not spec.is_left_behind(stack.bind):
+def _warn_of_address(stack: StackSpec, spec: UiSpec, site: Site) -> tuple[str, ...]:
+    # `bind` has no effect in a cluster
+    if site.is_cluster or not spec.is_left_behind(stack.bind):
         return ()
     return (
         f"the chat UI is reachable from this machine only, although `bind` is {stack.bind}. To open it to other "
