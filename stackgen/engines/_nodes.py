@@ -90,10 +90,12 @@ def find_node_mistakes(replica: Replica) -> Iterator[Mistake]:
     if replica.nodes < 2:
         return
     if (count_model_groups(replica.spec) or 1) > 1:
+        field = "data_parallel_size" if getattr(replica.spec, "data_parallel_size", None) else "extra_args"
         yield Mistake(
-            f"{replica.path}.extra_args",
+            f"{replica.path}.{field}",
             f"data parallelism can't be combined with {replica.nodes} nodes for each replica",
-            hint="remove the flag, and increase `replicas`, among which the gateway distributes requests",
+            hint=f"remove {'the flag' if field == 'extra_args' else field}, and increase `replicas`, among which the "
+            "gateway distributes requests",
         )
     groups = replica.spec.pipeline_parallel_size
     if groups > 1 and groups % replica.nodes and not replica.spec.tensor_parallel_size:

@@ -15,7 +15,7 @@ from stackgen.fit.prompts import longest_prompt
 from stackgen.fit.settings import Settings
 from stackgen.fit.weights import Weights
 
-__all__ = ["SHORTEST", "Option", "find_changes", "find_options", "four_bit_variant", "has_fp8"]
+__all__ = ["FEWER", "SHORTEST", "Option", "find_changes", "find_options", "four_bit_variant", "has_fp8"]
 
 # a shorter context answers hardly any chat
 SHORTEST = 2048

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from stackgen.errors import StackgenError
-from stackgen.fit.changes import SHORTEST, four_bit_variant, has_fp8
+from stackgen.fit.changes import FEWER, SHORTEST, four_bit_variant, has_fp8
 from stackgen.fit.estimate import CLOSE, CONTEXT, FITS, NOT, Change, Estimate, Model, estimate, format_gib
 from stackgen.fit.gpus import GIB, Gpu
 from stackgen.fit.settings import Settings
@@ -88,8 +88,9 @@ def taken(found: Estimate) -> tuple[int, int, int]:
 def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu, memo: Memo | None = None) -> list[Shares]:
     """The settings with which the models of `group` fit on one GPU together, the mildest first; [] if nothing helps.
 
-    First as they are, then with a smaller cache, and with quantized weights. Each at the longest context that fits;
-    none that is no longer than a milder one. `memo`: what is known already, for calls with the same models.
+    First as they are, then with a smaller cache, with fewer requests at the same time if the first two don't fit, and
+    with quantized weights. Each at the longest context that fits; none that is no longer than a milder one. `memo`:
+    what is known already, for calls with the same models.
     """
     memo = memo or Memo()
     found: list[Shares] = []
@@ -98,7 +99,9 @@ def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu, memo: Memo | 
     fixed = [(Change("without a fixed size of the KV cache", "kv_cache_memory", ""),) if settings.kv_cache_bytes else ()
              for _, settings in group]  # fmt: skip
     group = [(model, replace(settings, kv_cache_bytes=0)) for model, settings in group]
-    for number, vary in enumerate((_same, _half_cache, _half_weights, _four_bits)):
+    for number, vary in enumerate((_same, _half_cache, _fewer, _fewer_half_cache, _half_weights, _four_bits)):
+        if found and vary in (_fewer, _fewer_half_cache):
+            continue
         if (varied := vary(group, gpu, memo)) and (lengths := _find_lengths(varied, gpu, memo)) and sum(lengths) > best:
             own = [_length(model, settings) for model, settings, _ in varied]
             shares = _find_fitting(varied, lengths, gpu, memo)
@@ -192,6 +195,26 @@ def _half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu, _memo: Memo) 
         return None
     return [(model, replace(settings, kv_cache_dtype="fp8"), (change,)) if can(model, settings) else
             (model, settings, ()) for model, settings in group]  # fmt: skip
+
+
+def _fewer(group: Sequence[tuple[Model, Settings]], _gpu: Gpu, _memo: Memo) -> Varied | None:
+    def can(model: Model, settings: Settings) -> bool:
+        # vLLM's defaults are larger
+        is_many = settings.max_num_seqs is None or settings.max_num_seqs > FEWER
+        return settings.engine == "vllm" and is_many and not model.architecture.is_encoder
+
+    if not any(can(*one) for one in group):
+        return None
+    change = Change("", "max_num_seqs", str(FEWER))
+    return [(model, replace(settings, max_num_seqs=FEWER), (change,)) if can(model, settings) else
+            (model, settings, ()) for model, settings in group]  # fmt: skip
+
+
+def _fewer_half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu, memo: Memo) -> Varied | None:
+    first = _fewer(group, gpu, memo)
+    second = _half_cache([(model, settings) for model, settings, _ in first], gpu, memo) if first else None
+    return second and [(model, settings, (*before, *after)) for (_, _, before), (model, settings, after)
+                       in zip(first or (), second, strict=True)]  # fmt: skip
 
 
 def _half_weights(group: Sequence[tuple[Model, Settings]], gpu: Gpu, _memo: Memo) -> Varied | None:

@@ -221,6 +221,9 @@ def suggest_value(entry: dict[str, Any], value: str) -> str | None:
     for same in (value.lower(), value.lower().replace("-", "_"), value.lower().replace("_", "-")):
         if same in folded:
             return f"did you mean {folded[same]}?"
+    # vLLM's name; SGLang's mxfp8 is another format
+    if value.lower() == "fp8" and {"fp8_e4m3", "fp8_e5m2"} <= set(values):
+        return "did you mean fp8_e4m3 or fp8_e5m2?"
     if value.lower() in ("none", "null"):
         return "remove it: without a value, the engine uses its default"
     # a template for another model gives wrong answers without an error, so a similar name is no suggestion

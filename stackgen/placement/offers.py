@@ -193,7 +193,8 @@ class _Search:
     def _counts(self, one: Candidate, kind: Gpu, most: int) -> list[int]:
         """The fewest GPUs, and those on which the model fits alone, or else the most that there are."""
         possible = [count for count in find_counts(one.spec) if count <= most]
-        fitting = [option.count for option in self.demands[one.index].options if option.gpu == kind]
+        fitting = [option.count for option in self.demands[one.index].options
+                   if option.gpu == kind and option.count <= most]  # fmt: skip
         return sorted({*possible[:1], *fitting[:1], *(possible[-1:] if not fitting else ())} & set(possible))
 
     def _changes(self, one: Candidate) -> list[tuple[Setting, Candidate]]:

@@ -153,6 +153,8 @@ ELSEWHERE = {
     "keys": "the field belongs to `gateway`: write `gateway: {keys: …}`",
     "tls": "the field belongs to `gateway`: write `gateway: {tls: …}`",
     "cors": "the field belongs to `gateway`: write `gateway: {cors: …}`",
+    "max_tokens": "max_model_len limits the context, and each request sets its own max_tokens",
+    **dict.fromkeys(("ctx", "ctx_size", "context", "context_length", "num_ctx", "n_ctx"), "the field is max_model_len"),
     "lora": "the field is lora_adapters",
     "loras": "the field is lora_adapters",
 }

@@ -139,7 +139,7 @@ def test_without_any_change_that_helps_the_note_says_so(planner: Planner, capsys
     (planner.folder / "stack.yaml").write_text(yaml.safe_dump(planner.write("L4 x 1", BIG)))
     assert main(["plan", str(planner.folder), "--machine", str(planner.folder / "machine.yaml"), "--offline"]) == 1
     printed = capsys.readouterr()
-    assert "to make room" not in printed.out and "neither a changed field nor a shared GPU makes room" in printed.err
+    assert "to make room" not in printed.out and "and none of them makes room" in printed.err
 
 
 def test_a_large_model_is_compressed_to_leave_a_gpu_for_the_small_one(planner: Planner) -> None:
@@ -179,3 +179,15 @@ def test_small_models_share_a_gpu_and_leave_the_other_to_the_large_one(planner: 
     # longer than next to another model on the same GPU
     assert next(int(one["value"]) for one in first if (one["model"], one["field"]) == (0, "max_model_len")) > 20000
     assert planner.plan(apply(stack, first))[0] == 0
+
+
+def test_a_model_on_two_gpus_shares_one_of_them(planner: Planner) -> None:
+    stack = planner.write("RTX-4090 x 2", "Qwen/Qwen3-14B", SMALL, share_gpus=True, max_model_len="32K")
+    for model, share in zip(stack["models"], (0.8, 0.1), strict=True):
+        model["gpu_memory_utilization"] = share
+    offers = planner.offers(stack)
+    assert any(one["field"] == "max_num_seqs" for offer in offers for one in offer)
+    for offer in offers:
+        # a variant of the model is another folder
+        if "model" not in {one["field"] for one in offer}:
+            assert planner.plan(apply(stack, offer), "--dry-run")[0] == 0, offer

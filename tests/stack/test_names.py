@@ -176,3 +176,22 @@ def test_a_parser_of_another_family_is_a_warning_for_sglang(
 ) -> None:
     found = warnings_of(tmp_path, capsys, {"engine": "sglang", "model": model, "served_names": ["a"], **fields})
     assert len(found) == (said != "") and all(said in one for one in found)
+
+
+def test_messages_name_the_field_and_the_value_that_were_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [
+        {"model": "Qwen/Qwen3-4B", "engine": "vllm", "gpus": 1, "max_tokens": 100, "ctx": 4096}]}))  # fmt: skip
+    assert main(["render", str(tmp_path), "--no-validate"]) == 2
+    found = capsys.readouterr().err
+    assert "max_model_len limits the context" in found and "(the field is max_model_len)" in found
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [
+        {"model": "Qwen/Qwen3-4B", "engine": "sglang", "gpus": 1, "kv_cache_dtype": "fp8"}]}))  # fmt: skip
+    assert main(["render", str(tmp_path), "--no-validate"]) == 2
+    assert "did you mean fp8_e4m3 or fp8_e5m2?" in capsys.readouterr().err
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "target": "kubernetes", "models": [
+        {"model": "Qwen/Qwen3-4B", "engine": "vllm", "gpus": 16, "data_parallel_size": 16,
+         "tensor_parallel_size": 1}]}))  # fmt: skip
+    assert main(["render", str(tmp_path), "--no-validate"]) == 2
+    assert "models[0].data_parallel_size: data parallelism can't be combined" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 
 from stackgen.fit import Change, Estimate, Model
 from stackgen.fit.estimate import CLOSE, FITS, NOT
+from stackgen.fit.gpus import known_gpus
 from stackgen.fit.sharing import HIGHEST_SUM, Shared, Shares, find_shares, judge_together
 from stackgen.fit.text import mark_of
 
@@ -65,10 +66,16 @@ def _judge(members: Sequence[One], ids: Sequence[str]) -> Group:
 def drop_shares(changes: Sequence[Change], name: str, groups: Sequence[Group]) -> tuple[Change, ...]:
     """`changes` of the model `name` that are possible on a GPU with other models: other models take their shares.
 
-    More GPUs are none: with `share_gpus`, the model lists its GPUs, and each is shared.
+    A larger GPU is none if the whole GPU is enough for the model, and only its share is too small. More GPUs are none:
+    with `share_gpus`, the model lists its GPUs, and each is shared.
     """
     if any(name in group.names for group in groups):
         changes = [one for one in changes if one.field != "gpus"]
+        (own, *_) = [one for group in groups for one, other in zip(group.estimates, group.names, strict=True)
+                     if other == name]  # fmt: skip
+        names = {gpu.name for gpu in known_gpus().values()}
+        if own.needed[2] <= HIGHEST_SUM * own.gpu.memory:
+            changes = [one for one in changes if one.field or one.value not in names]
     others = max((sum(one.settings.share for one, other in zip(group.estimates, group.names, strict=True)
                       if other != name) for group in groups if name in group.names), default=0.0)  # fmt: skip
     return tuple(one for one in changes if one.field != "gpu_memory_utilization"

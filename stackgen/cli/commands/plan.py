@@ -90,5 +90,6 @@ def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | Non
         if found.moving_helps:
             note("there is room for all replicas if other replicas move: `stackgen plan --repack`")
         elif not has_offers:
-            note("neither a changed field nor a shared GPU makes room for all replicas. Use fewer replicas, smaller "
-                 "models, or more GPUs. `stackgen fit MODEL --gpu NAME` shows what one model needs")  # fmt: skip
+            note("`plan` tried single changed fields and shared GPUs, and none of them makes room for all replicas. "
+                 "Use fewer replicas, smaller models, or more GPUs, or change several fields of a model. `stackgen fit "
+                 "MODEL --gpu NAME` shows what one model needs")  # fmt: skip
