@@ -9,8 +9,9 @@ import re
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Variant, compile_patterns
+from stackgen.diagnose.templates import has_field
 
-__all__ = ["AMD_KERNEL_VARIANTS", "NO_AMD_KERNEL"]
+__all__ = ["AMD_KERNEL_VARIANTS", "NO_AMD_KERNEL", "overrides_gfx"]
 
 NO_AMD_KERNEL = compile_patterns(
     r"(?:HIP|ROCm) error: (?:invalid device function|no kernel image is available|device kernel image is invalid)",
@@ -23,6 +24,13 @@ DEVICE = re.compile(r"^\s*Device \d+: .{0,80}?\b(?P<arch>gfx[0-9a-f]{3,4})\b", r
 
 def _has_other_gpus(evidence: Evidence, service: str) -> bool:
     return len({found["arch"] for found in DEVICE.finditer(evidence.read_log(service))}) > 1
+
+
+def overrides_gfx(evidence: Evidence, service: str) -> bool:
+    """Whether HSA_OVERRIDE_GFX_VERSION is set in stack.yaml, or the log contains it."""
+    found = evidence.find_model(service)
+    is_set = bool(found and has_field(found[1], "extra_env.HSA_OVERRIDE_GFX_VERSION"))
+    return is_set or bool(re.search(r"\bHSA_OVERRIDE_GFX_VERSION[=:]", evidence.read_log(service)))
 
 
 AMD_KERNEL_VARIANTS = (

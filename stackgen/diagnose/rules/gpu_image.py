@@ -9,8 +9,8 @@ import re
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
-from stackgen.diagnose.rules.amd_kernels import AMD_KERNEL_VARIANTS, NO_AMD_KERNEL
-from stackgen.diagnose.templates import has_field
+from stackgen.diagnose.rules.amd_kernels import AMD_KERNEL_VARIANTS, NO_AMD_KERNEL, overrides_gfx
+from stackgen.diagnose.rules.new_gpus import PTXAS_COMMAND
 
 __all__ = ["RULES"]
 
@@ -47,12 +47,6 @@ def _is_in_experts(evidence: Evidence, service: str) -> bool:
     return "out of resource: shared" in log and bool(EXPERTS.search(log)) and not re.search(r"/lora/\w+", log)
 
 
-def _overrides_gfx(evidence: Evidence, service: str) -> bool:
-    found = evidence.find_model(service)
-    is_set = bool(found and has_field(found[1], "extra_env.HSA_OVERRIDE_GFX_VERSION"))
-    return is_set or bool(re.search(r"\bHSA_OVERRIDE_GFX_VERSION[=:]", evidence.read_log(service)))
-
-
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G018",
@@ -61,10 +55,10 @@ RULES: tuple[Rule, ...] = (
         "architecture {arch}]]",
         fix=f"{NEWER_IMAGE}; if the image contains a newer CUDA toolkit, let Triton use the ptxas of this toolkit: "
         "set TRITON_PTXAS_PATH to /usr/local/cuda/bin/ptxas in extra_env",
-        source="The messages of ptxas are quoted in NixOS/nixpkgs issue 406675 (2025-07), gpustack/gpustack issue 4372 "
-        "(2026-01) and triton-lang/triton issue 8539, and those of nvcc in flashinfer-ai/flashinfer issue 1657 "
-        "(2025-09). NVIDIA's announcement of CUDA 13.0 (2025-08) lists the dropped architectures: 5.x, 6.x, 7.0 and "
-        "7.2. The failure was not reproduced.",
+        source="NixOS/nixpkgs issue 406675 (2025-07), gpustack/gpustack issue 4372 (2026-01) and triton-lang/triton "
+        "issue 8539 quote the messages of ptxas, RLinf/RLinf issue 92 (2025-09) only its command, and "
+        "flashinfer-ai/flashinfer issue 1657 (2025-09) those of nvcc. NVIDIA's announcement of CUDA 13.0 (2025-08) "
+        "lists the dropped architectures: 5.x, 6.x, 7.0 and 7.2. The failure was not reproduced.",
         explain="Triton and torch.compile compile kernels at startup, with the compiler of the image. sm_120 (RTX 50) "
         "needs CUDA 12.8, sm_121 (GB10, DGX Spark) a later version, and sm_110 (Thor) CUDA 13.",
         patterns=compile_patterns(
@@ -87,6 +81,7 @@ RULES: tuple[Rule, ...] = (
                 fix="set `image:` to an image for CUDA 12 (for vLLM, a tag that ends with -cu129), or to an older "
                 "release that supports this GPU",
             ),
+            PTXAS_COMMAND,
             Variant(
                 compile_patterns(r"[Uu]nsupported gpu architecture '(?P<arch>\w+)'"),
                 cause="the nvcc of the image is too old for the GPU, which has the architecture {arch}",
@@ -263,7 +258,7 @@ RULES: tuple[Rule, ...] = (
                 fix="as a test, remove HSA_OVERRIDE_GFX_VERSION[[?extra_env| from extra_env]], because newer ROCm "
                 "versions know more GPUs; otherwise set it to the supported GPU that is closest to yours "
                 "(`rocminfo` prints the gfx number without the variable), or use an image with a newer ROCm",
-                applies=_overrides_gfx,
+                applies=overrides_gfx,
                 condition="the text or the stack sets HSA_OVERRIDE_GFX_VERSION",
             ),
         ),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import is_below_error, lines_since_ready, process_name, strip_prefix
 from stackgen.diagnose.rule import Change, Finder, Hit, Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.memory_kinds import OWN_MEMORY
 from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]
@@ -272,7 +273,8 @@ RULES: tuple[Rule, ...] = (
         "{holders}]]",
         fix="run `nvidia-smi` or `rocm-smi`, which shows the processes that use the GPU; lower max_num_seqs or "
         "gpu_memory_utilization, or use a quantized model",
-        source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp).",
+        source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). vllm-project/vllm issue 20581 "
+        "(2025-07) quotes one of a process that fills the GPU alone.",
         explain=BUDGET
         + " If the traceback does not show in which phase the memory was exhausted, look for other signs. If the "
         "weights do not fit, vLLM fails while it loads the model. If the KV cache is too small, the message contains "
@@ -280,6 +282,7 @@ RULES: tuple[Rule, ...] = (
         # a fallback, because SG-M005 to SG-M007 also know the phase
         patterns=compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}", OUT_OF_MEMORY),
         variants=(
+            OWN_MEMORY,
             Variant(
                 compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}.*?(?P<processes>(?:{PROCESS} )+{PROCESS})"),
                 cause="an allocation of {wanted} did not fit on the GPU, which has {total}. An engine has one process "

@@ -49,6 +49,35 @@ TOKEN_LIST = Variant(
     condition="the traceback ends in the special tokens of the tokenizer",
 )
 
+UNMATCHED_LAYER = Variant(
+    compile_patterns(r"Unable to find matching target for (?P<layer>\S{1,120}) in the compressed-tensors config"),
+    title="the model's quantization does not list one of its layers",
+    cause="vLLM builds the layer {layer}, but the model's quantization_config names this layer, or its class, neither "
+    "in `targets` nor in `ignore`. Either this version of vLLM gives the layer another name or class (for example, if "
+    "it uses the implementation of Transformers), or the list is incomplete",
+    fix="use another version of vLLM: the one that the model's page names, or a newer one; if the message stays the "
+    "same, use another quantization of the model, whose quantization_config lists the layer",
+)
+BLOCK_STRUCTURE = Variant(
+    compile_patterns(r"\bblock_structure\W+Input should be a valid string.{0,80}?input_value=(?P<value>\[[\d, ]+\])"),
+    title="the model's quantization is newer than the image",
+    cause="the image's compressed-tensors is older than the model: it expects text as block_structure in the model's "
+    "quantization_config, but the model has the list {value}",
+    fix="set `image:` to a newer version of the engine, or to the one that the model's page names",
+)
+PER_LAYER = Variant(
+    compile_patterns(
+        r"AmbiguousGlobalPerLayerAttributeError: '(?P<field>\w+)' is a per-layer",
+        r"AmbiguousGlobalPerLayerAttributeError",
+    ),
+    title="Transformers is too new for this version of vLLM",
+    cause="Transformers 5.15 and newer have a value for each layer of this model[[, namely of {field}]], but this "
+    "version of vLLM reads one value for the whole model. This happens with Gemma 4 and versions of vLLM before 0.28.0",
+    fix="set `image:` to vLLM 0.28.0 or newer, or to an image with Transformers 5.14.1 or older; in your own "
+    "installation, you can also install `transformers==5.14.1`; don't set allow_global_per_layer_attribute_access, "
+    "because some layers can then get a wrong size",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V022",
@@ -115,16 +144,17 @@ RULES: tuple[Rule, ...] = (
         fix="use another quantization of the model, or an image with a version of vLLM that supports this quantization",
         source="The messages come from vLLM 0.32.0 (quantization/compressed_tensors, quantization/__init__.py, "
         "config/model.py and transformers_utils/configs/mistral.py), and are quoted in "
-        f"vllm-project/vllm issue 34028 (2026-02) and sgl-project/sglang issue 19406. {NOT_REPRODUCED}",
+        "vllm-project/vllm issues 34028 (2026-02) and 30969 (2025-12), a comment on vllm-project/llm-compressor issue "
+        f"1709 and sgl-project/sglang issue 19406. {NOT_REPRODUCED}",
         explain="The names of quantization methods change between versions: new ones are added, and old ones are "
         "removed (bitsandbytes).",
         patterns=compile_patterns(
             r"(?P<problem>No compressed-tensors compatible scheme was found.*)",
-            r"(?P<problem>Unable to find matching target for \S.{0,120}? in the compressed-tensors config)",
             r"(?P<problem>Unknown quantization method: ?[^.]{0,80})",
             r"(?P<problem>Invalid quantization method: ?[^.]{0,80})",
             r"(?P<problem>Found unknown quantization(?:='[^']*' in config)?)",
         ),
+        variants=(UNMATCHED_LAYER, BLOCK_STRUCTURE),
     ),
     Rule(
         "SG-V025",
@@ -205,12 +235,14 @@ RULES: tuple[Rule, ...] = (
         "model's page names; if the image is official, use a newer one",
         source="The messages come from Python and transformers 5 (tokenization_utils_base.py). QwenLM/Qwen3-VL issue "
         "2058 (2026-03) and PaddlePaddle/PaddleOCR issue 17587 (2026-01) quote them for all_special_tokens_extended, "
-        "and lumi-ai-factory/laifs-container-recipes issue 40 (2026-08) for a processor. "
+        "and lumi-ai-factory/laifs-container-recipes issue 40 (2026-08) for a processor. vllm-project/vllm issues "
+        "51744 and 52768 (2026-08) quote the one about layers, and pull request 49797 corrects vLLM. "
         "The failure was not reproduced.",
         explain="Transformers 5 renamed or removed attributes that older versions of vLLM read. A model that is "
         "newer than "
         "the image has the same effect. The model's files are not damaged.",
         variants=(
+            PER_LAYER,
             Variant(
                 compile_patterns(
                     r"AttributeError: '?(?P<config>\w+)'?(?: object)? has no attribute '?(?P<field>all_special_tokens_"

@@ -10,9 +10,19 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import strip_prefix
-from stackgen.diagnose.rule import Hit, Variant
+from stackgen.diagnose.rule import Hit, Variant, compile_patterns
 
-__all__ = ["NEWER_GPU", "OLDER_GPU", "find_generation"]
+__all__ = ["NEWER_GPU", "OLDER_GPU", "PTXAS_COMMAND", "find_generation"]
+
+# Triton writes the compiler's own message into a temporary file, so it is not in the log
+PTXAS_COMMAND = Variant(
+    compile_patterns(
+        r"Command '\S*ptxas .{0,300}?--gpu-name=(?P<arch>sm_1\d\d\w?) .{0,300}? returned non-zero exit status"
+    ),
+    title="the image's compiler can't compile for this GPU",
+    cause="Triton's ptxas could not compile a kernel for the GPU, which has the architecture {arch}. The log does not "
+    "contain the message of ptxas. Usually, ptxas is older than the GPU",
+)
 
 NO_KERNEL = re.compile(r"(?<!HIP error: )(?<!ROCm error: )no kernel image is available for execution on the device")
 # torch's warning, which comes before the error
