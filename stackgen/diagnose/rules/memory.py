@@ -8,15 +8,11 @@ from collections.abc import Iterator, Mapping
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import is_below_error, lines_since_ready, process_name, strip_prefix
 from stackgen.diagnose.rule import Change, Finder, Hit, Rule, Variant, compile_patterns
-from stackgen.diagnose.rules.memory_kinds import OWN_MEMORY
+from stackgen.diagnose.rules.memory_kinds import OUT_OF_MEMORY, OWN_MEMORY, SIZES
 from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]
 
-OUT_OF_MEMORY = (
-    r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP|Triton Error \[(?:CUDA|HIP)\]:) (?:error: )?out of memory)"
-)
-SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
 PROCESS = r"(?:Including non-PyTorch memory, this process|Process \d+) has [\d.]+ [KMG]iB memory in use\."
 BUDGET = (
     "At startup, vLLM takes a share of the whole GPU memory, even if the model needs less. `gpu_memory_utilization` "

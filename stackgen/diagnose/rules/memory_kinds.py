@@ -10,29 +10,30 @@ import re
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Change, Rule, Variant, compile_patterns
 
-__all__ = ["OWN_MEMORY", "RULES"]
+__all__ = ["OUT_OF_MEMORY", "OWN_MEMORY", "RULES", "SIZES"]
 
+OUT_OF_MEMORY = (
+    r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP|Triton Error \[(?:CUDA|HIP)\]:) (?:error: )?out of memory)"
+)
+SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
 # GiB of machines whose CPU and GPU share the memory (GB10, Jetson Thor); no discrete GPU has 110 to 129
 UNIFIED_TOTAL = r"1[12]\d\.\d+"
 NO_SPACE = r"(?:No space left on device|\[Errno 28\])"
 
 # GiB of the GPU, and of what torch allocated in the process that failed
-OWN_SHARE = (
-    r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ GiB).*?allocated memory "
-    r"(?P<own>[\d.]+ GiB) is allocated by PyTorch"
-)
+OWN_SHARE = r"total capacity of ([\d.]+) GiB.*?allocated memory ([\d.]+) GiB is allocated by PyTorch"
 
 
 def _fills_the_gpu_alone(evidence: Evidence, service: str) -> bool:
     """The failed process itself holds at least nine tenths of the GPU's memory."""
     found = re.search(OWN_SHARE, evidence.read_log(service))
-    return bool(found) and float(found["own"].split()[0]) >= 0.9 * float(found["total"].split()[0])
+    return bool(found) and float(found[2]) >= 0.9 * float(found[1])
 
 
 OWN_MEMORY = Variant(
-    compile_patterns(rf"OutOfMemoryError: (?:CUDA|HIP) out of memory\. {OWN_SHARE}"),
-    cause="an allocation of {wanted} did not fit on the GPU, which has {total}. The failed process itself uses {own} of "
-    "it, so other programs are not the reason[[. Processes on the GPU: {holders}]]",
+    compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}"),
+    cause="an allocation of {wanted} did not fit on the GPU, which has {total}. The failed process itself uses nearly "
+    "all of it, so other programs are not the reason[[. Processes on the GPU: {holders}]]",
     fix="if the log does not yet say how much memory the weights took, the model is too large for the GPUs: use more "
     "GPUs with a larger tensor_parallel_size, or a quantized or smaller model; if it does, the weights fit: lower "
     "gpu_memory_utilization or max_num_seqs",
