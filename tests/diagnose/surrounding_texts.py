@@ -172,4 +172,8 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-C025", "ValueError: Cannot provide a placement group of placement_group_specs=[{'GPU': 1.0}] within 1800 "
      "seconds. See `ray status` to make sure the cluster has enough resources.", "vLLM, v1/executor/ray_utils.py",
      "vllm"),
+    # as a log of JSON shows the message, on one line
+    ("SG-V024", "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig block_structure Input "
+     "should be a valid string [type=string_type, input_value=[128, 128], input_type=list]",
+     "compressed-tensors, quantization/quant_args.py", "vllm"),
 )  # fmt: skip

@@ -27,7 +27,7 @@ OWN_SHARE = r"total capacity of ([\d.]+) GiB.*?allocated memory ([\d.]+) GiB is 
 def _fills_the_gpu_alone(evidence: Evidence, service: str) -> bool:
     """The failed process itself holds at least nine tenths of the GPU's memory."""
     found = re.search(OWN_SHARE, evidence.read_log(service))
-    return bool(found) and float(found[2]) >= 0.9 * float(found[1])
+    return found is not None and float(found[2]) >= 0.9 * float(found[1])
 
 
 OWN_MEMORY = Variant(
