@@ -28,8 +28,9 @@ OLLAMA_MODELS = {
     "llama3.3": "meta-llama/Llama-3.3-{}-Instruct", "gemma3": "google/gemma-3-{}-it", "gpt-oss": "openai/gpt-oss-{}",
     "phi4": "microsoft/phi-4", "bge-m3": "BAAI/bge-m3", "nomic-embed-text": "nomic-ai/nomic-embed-text-v1.5",
 }  # fmt: skip
-# sizes that the tag shortens, and those that a repository writes in lower case
-OLLAMA_SIZES = {("qwen3", "30b"): "30B-A3B", ("qwen3", "235b"): "235B-A22B"}
+# the tags of these sizes don't say whether they stand for the weights of 2025-04 or for those of 2025-07 (2507)
+OLLAMA_VERSIONS = frozenset({("qwen3", "4b"), ("qwen3", "30b"), ("qwen3", "235b")})
+# families whose repositories write the size in lower case
 LOWER_CASE = ("gemma3", "gpt-oss")
 
 
@@ -71,8 +72,9 @@ def find_ollama_model(value: str) -> str:
     size = re.fullmatch(r"(\d+(?:\.\d+)?b)(?:-instruct|-it)?(?:-(?:q\d\w*|fp16|bf16))?", tag)
     if not size:
         return ""
-    exact = OLLAMA_SIZES.get((name, size[1])) or (size[1] if name in LOWER_CASE else size[1].upper())
-    return found.format(exact)
+    if (name, size[1]) in OLLAMA_VERSIONS:
+        return ""
+    return found.format(size[1] if name in LOWER_CASE else size[1].upper())
 
 
 def is_gguf_repository(name: str) -> bool:
