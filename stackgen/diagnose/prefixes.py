@@ -25,7 +25,7 @@ TIMESTAMP_PREFIX = re.compile(
 # nginx: 2026/06/18 09:41:07 [error] 29#29: *412; Go: 2026/06/18 09:41:07; Compose: WARN[0000];
 # Kubernetes: E0618 09:41:07.123456       1 main.go:55]
 ENGINE_PREFIX = re.compile(
-    r"^(?:\[rank\d+\]:\s?)?(?P<process>\((?:[\w:.-]{1,60} )?(?:rank=\d+ )?pid=\d+(?:, [\w=., -]{1,60})?\)\s*)?"
+    r"^(?:\[rank\d+\]:\s?)?(?P<process>\((?:[\w:.-]{1,60} ){0,2}(?:rank=\d+ )?pid=\d+(?:, [\w=., -]{1,60})?\)\s*)?"
     # vLLM's own format has `[file.py:1]`, with VLLM_LOGGING_PREFIX and in some versions without the date or the bracket
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) (?:\d\d-\d\d [\d:]+ (?:\[[^\]]+|[\w./-]{1,100}:\d+)|"
     r"\[[\w./-]{1,100}:\d+)\]\s?)?"

@@ -176,4 +176,34 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-V024", "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig block_structure Input "
      "should be a valid string [type=string_type, input_value=[128, 128], input_type=list]",
      "compressed-tensors, quantization/quant_args.py", "vllm"),
+    # engines and models
+    ("SG-V076", "ModuleNotFoundError: No module named 'transformers_modules.Plum-VL-2'",
+     "transformers 4.56, dynamic_module_utils.py", "vllm"),
+    ("SG-V076", "ModuleNotFoundError: No module named 'transformers_modules'", "vLLM issue 4169", "vllm"),
+    ("SG-V077", 'File "/root/.cache/huggingface/modules/transformers_modules/plum/a.py", line 9, in <module>\n'
+     "ImportError: cannot import name 'LlamaFlashAttention2' from 'transformers.models.llama.modeling_llama'",
+     "Python 3.12, transformers 4.57", "vllm"),
+    ("SG-V078", "RuntimeError: Unknown model (mobilenetv9_300m_enc)", "timm 0.9.10, models/_factory.py", "vllm"),
+    ("SG-V079", "TypeError: Received a PlumImageProcessorFast for argument image_processor, but a PlumImageProcessor "
+     "was expected.", "transformers 4.57, processing_utils.py", "vllm"),
+    ("SG-V080", 'File "/usr/lib/python3.12/site-packages/transformers/models/auto/configuration_auto.py", line 1048, '
+     "in __getitem__\nraise KeyError(key)\nKeyError: 'plum4'", "transformers 4.57, models/auto/configuration_auto.py",
+     "sglang"),
+    ("SG-V024", "RuntimeError: Unsupported FusedMoe scheme", "SGLang 0.5.23, layers/quantization/quark/quark.py",
+     "sglang"),
+    ("SG-V024", "ValueError: For FP8 Fused MoE layers, only per-tensor scales for weights and activations are supported"
+     ". Found per_channel, per_token", "vLLM 0.16, quantization/quark/quark_moe.py", "vllm"),
+    ("SG-A052", '{"error":{"code":500,"message":"Unknown method: plums at row 57, column 46:"}}',
+     "llama.cpp b6000, vendor/minja/minja.hpp", "llamacpp"),
+    ("SG-G018", "subprocess.CalledProcessError: Command '/usr/lib/python3.12/site-packages/triton/backends/nvidia/bin/"
+     "ptxas -lineinfo -v --gpu-name=sm_120 /tmp/a.ptx -o /tmp/a.ptx.o 2> /tmp/a.log' returned non-zero exit status 255",
+     "Triton 3, backends/nvidia/compiler.py", "vllm"),
+    ("SG-G023", "torch._inductor.exc.InductorError: FileNotFoundError: [Errno 2] No such file or directory: 'g++'",
+     "Python 3.12, torch 2.9", "vllm"),
+    ("SG-A053", "/build/ggml/src/ggml-backend-meta.cpp:1015: GGML_ASSERT(split_state.plums == 1) failed",
+     "llama.cpp b10333, ggml/src/ggml-backend-meta.cpp", "llamacpp"),
+    ("SG-A053", "/build/ggml/src/ggml-cuda/ggml-cuda.cu:2200: GGML_ASSERT(!(split && ne02 < ne12)) failed",
+     "llama.cpp b8895, ggml/src/ggml-cuda/ggml-cuda.cu", "llamacpp"),
+    ("SG-A054", "/build/ggml/src/ggml-cpu/ops.cpp:4500: GGML_ASSERT(i01 >= 0 && i01 < ne01) failed",
+     "llama.cpp, ggml/src/ggml-cpu/ops.cpp", "llamacpp"),
 )  # fmt: skip

@@ -54,6 +54,7 @@ from stackgen.diagnose.rules import (
     lmcache,
     memory,
     memory_kinds,
+    model_code,
     model_format,
     model_names,
     model_runner,
@@ -146,6 +147,7 @@ RULES: tuple[Rule, ...] = (
     # before sizes: LMCache's buffers are not the model's
     *lmcache.RULES,
     # before the engines: SG-V005 and SG-A008 read the same lines
+    *model_code.RULES,
     *model_format.RULES,
     *weights.RULES,
     *engine_start.RULES,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
 from stackgen.diagnose.messages import find_messages
-from stackgen.diagnose.rule import Hit, Rule, compile_patterns
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 from stackgen.diagnose.tracebacks import has_request_frame
 
 __all__ = ["RULES"]
@@ -20,7 +20,8 @@ __all__ = ["RULES"]
 OWN_NAME = re.compile(
     r"^(?:AttributeError: '(?P<owner>[A-Z]\w*)' object has no attribute '(?P<name>\w+)'|"
     r"UnboundLocalError: cannot access local variable '(?P<local>\w+)' where it is not associated|"
-    r"UnboundLocalError: local variable '(?P<local2>\w+)' referenced before assignment)"
+    r"UnboundLocalError: local variable '(?P<local2>\w+)' referenced before assignment|"
+    r"KeyError: '(?P<key>[a-z]\w{2,60})'$)"
 )
 # objects of a model's files and of Transformers, which other rules read
 FOREIGN = re.compile(
@@ -44,11 +45,22 @@ def _find_own_error(evidence: Evidence) -> Iterator[Hit]:
         lines = [strip_prefix(line) for line in lines_since_ready(message.service.log)]
         frames = [(line.strip(), one["package"]) for line in lines if (one := ENGINE_FRAME.search(line))]
         if frames:
-            name = found["name"] or found["local"] or found["local2"]
+            name = next(found[one] for one in ("local", "local2", "key", "name") if found[one])
             owner = f"the object {found['owner']}" if found["owner"] else "its own code"
             values = {"package": PACKAGES[frames[-1][1]], "name": name, "owner": owner}
-            yield Hit(message.service.service, (message.text,), values, highlight=found[0])
+            variant = NO_ENTRY if found["key"] else None
+            # only the frame just above the message shows whose entry is missing
+            if variant and not any(map(ENGINE_FRAME.search, message.before[-4:])):
+                continue
+            yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
 
+
+NO_ENTRY = Variant(
+    (),
+    cause="the code of {package} looks up the entry `{name}`, which does not exist. Most often, this version does not "
+    "fit this model, its quantization or a setting, or it has a bug",
+    condition="the message is a KeyError in the engine's code",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -97,5 +109,6 @@ RULES: tuple[Rule, ...] = (
         find=_find_own_error,
         fallback=True,
         names_settings=True,
+        variants=(NO_ENTRY,),
     ),
 )

@@ -98,12 +98,10 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from HIP (clr, hipamd/src/hip_error.cpp) and rocBLAS, and are quoted in "
         "gpustack/gpustack issue 3786 (2025-12), vllm-project/vllm issue 28460 (2025-11) and ROCm/ROCm issue 2061; "
         "ggml-org/llama.cpp issues 14421 (2025-06) and 22013 (2026-04) report a second GPU, and mudler/LocalAI issue "
-        "9313 (2026-04) and ROCm/legacy-rocm-build issue 4625 (2025-04) report missing files. The failure was not "
-        "reproduced.",
-        explain="HIP programs contain machine code for a list of GPU architectures. "
-        "rocBLAS also needs a file of kernels for each architecture. `Illegal seek` does not mean that a disk is "
-        "broken. HSA_OVERRIDE_GFX_VERSION makes ROCm treat the GPU as a similar architecture, but results can be "
-        "wrong.",
+        "9313 (2026-04) and ROCm/legacy-rocm-build issue 4625 (2025-04) missing files. It was not reproduced.",
+        explain="HIP programs contain machine code for a list of GPU architectures. rocBLAS also needs a file of "
+        "kernels for each architecture. `Illegal seek` does not mean that a disk is broken. HSA_OVERRIDE_GFX_VERSION "
+        "makes ROCm treat the GPU as a similar architecture, but results can be wrong.",
         patterns=NO_AMD_KERNEL,
         shows_gpus=True,
         variants=AMD_KERNEL_VARIANTS,

@@ -24,7 +24,7 @@ PIN_MEMORY = (
 )
 
 FAULT = compile_patterns(
-    r"(?:CUDA|HIP) error: (?P<problem>an illegal memory access was encountered|misaligned address|"
+    r"(?:CUDA|HIP|ROCm) error: (?P<problem>an illegal memory access was encountered|misaligned address|"
     r"an illegal instruction was encountered|hardware stack error|"
     r"invalid program counter|operation not supported on global/shared address space|unspecified launch "
     r"failure)"

@@ -78,6 +78,22 @@ PER_LAYER = Variant(
     "because some layers can then get a wrong size",
 )
 
+EXPERTS = Variant(
+    compile_patterns(
+        r"Unsupported FusedMoe scheme: num_bits=(?P<bits>\d+) type='(?P<type>\w+)'.{0,200}?"
+        r"(?:, num_bits=(?P<act_bits>\d+) type='(?P<act_type>\w+)'|$)",
+        r"Unsupported FusedMoe scheme",
+        r"For FP8 Fused MoE layers, only per-tensor ?scales? ?for weights and activations are supported",
+    ),
+    title="this version of the engine can't run the quantization of the model's experts",
+    cause="the experts of the model (its mixture-of-experts layers) are quantized in a way for which this version of "
+    "the engine has no code[[: weights as {type} of {bits} bits]][[, activations as {act_type} of {act_bits} bits]]. "
+    "Engines support fewer quantizations for experts than for other layers",
+    fix="set `image:` to a newer version of the engine, which may support it (4-bit weights with FP8 activations: vLLM "
+    "0.20); or use another quantization of the model: for experts, FP8, AWQ, GPTQ and 4-bit weights without quantized "
+    "activations (W4A16) are supported most widely",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V022",
@@ -144,8 +160,8 @@ RULES: tuple[Rule, ...] = (
         fix="use another quantization of the model, or an image with a version of vLLM that supports this quantization",
         source="The messages come from vLLM 0.32.0 (quantization/compressed_tensors, quantization/__init__.py, "
         "config/model.py and transformers_utils/configs/mistral.py), and are quoted in "
-        "vllm-project/vllm issues 34028 (2026-02) and 30969 (2025-12), a comment on vllm-project/llm-compressor issue "
-        f"1709 and sgl-project/sglang issue 19406. {NOT_REPRODUCED}",
+        "vllm-project/vllm issues 34028 (2026-02), 30969 (2025-12) and 25241 (2025-09), a comment on "
+        f"vllm-project/llm-compressor issue 1709 and sgl-project/sglang issue 19406. {NOT_REPRODUCED}",
         explain="The names of quantization methods change between versions: new ones are added, and old ones are "
         "removed (bitsandbytes).",
         patterns=compile_patterns(
@@ -154,7 +170,7 @@ RULES: tuple[Rule, ...] = (
             r"(?P<problem>Invalid quantization method: ?[^.]{0,80})",
             r"(?P<problem>Found unknown quantization(?:='[^']*' in config)?)",
         ),
-        variants=(UNMATCHED_LAYER, BLOCK_STRUCTURE),
+        variants=(UNMATCHED_LAYER, BLOCK_STRUCTURE, EXPERTS),
     ),
     Rule(
         "SG-V025",

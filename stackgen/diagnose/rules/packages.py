@@ -48,6 +48,8 @@ FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<
 # objects whose package the message does not name
 OWNERS = {"AsyncLLM": "vllm", "LLMEngine": "vllm", "AsyncLLMEngine": "vllm", "EngineArgs": "vllm",
           "PreTrainedModel": "transformers", "AutoConfig": "transformers"}  # fmt: skip
+# packages that many others import, each for certain versions
+SHARED = {"transformers", "torch", "vllm", "huggingface_hub", "tokenizers", "triton", "flashinfer", "pydantic", "timm"}
 FAILED_IMPORT = re.compile(r"(?<![\w.-])(?P<file>[\w.-]{1,200}?\.so[\w.]*): undefined symbol: (?P<symbol>\w+)")
 MODEL_CLASS = re.compile(r"For(?:CausalLM|ConditionalGeneration)|Model\b|Model\.|^(?:forward|load_weights)")
 OFFICIAL = re.compile(r"(?:docker\.io/)?(?:vllm/vllm-|rocm/vllm|ghcr\.io/ggml-org/)")
@@ -77,6 +79,9 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
         # the function that refuses the argument raises this error itself
         if "method" in groups and frames:
             callee, caller = frames[-1], next((one for one in reversed(frames) if one != frames[-1]), "")
+        if callee in SHARED and "module" in groups and not any('File "' in line for line in message.before):
+            yield Hit(message.service.service, (message.text,), groups, highlight=found[0], variant=BY_UNKNOWN)
+            continue
         if not caller or (callee and callee.lower() == caller):
             # a package that does not find its own names has files of two versions, or was built wrongly
             if caller and groups.get("package") and message.text.startswith("ImportError: cannot import name"):
@@ -162,6 +167,13 @@ BROKEN_BUILD = Variant(
     fix="run `python3 -c 'import {module}; {module}.{name}'` in a container of this image, which also prints the first "
     f"error if there is one: then solve the first error (it may be the driver); otherwise, {UNMIXED}",
     condition="a package does not find a name in its own modules",
+)
+BY_UNKNOWN = Variant(
+    (),
+    cause="a package, a plugin or the model's own code imports `{name}` from {module}, and the installed {package} "
+    "does not have it. So {package} is too new or too old for what imports it. The frames above the message, which "
+    "are not in this log, name that file",
+    condition="the log contains no traceback",
 )
 OF_MODEL = Variant(
     (),
@@ -267,7 +279,7 @@ RULES: tuple[Rule, ...] = (
         "another.",
         find=_find_mismatch,
         fallback=True,
-        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD, WRONG_CALL, KERNELS, NEW_PYDANTIC),
+        variants=(FAILS_REQUESTS, OLD_WORKER, BY_UNKNOWN, BROKEN_BUILD, WRONG_CALL, KERNELS, NEW_PYDANTIC),
     ),
     Rule(
         "SG-V047",

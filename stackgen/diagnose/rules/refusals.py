@@ -98,11 +98,15 @@ RULES: tuple[Rule, ...] = (
         fix="use a newer build of llama.cpp (a newer image, or a newer version of the program that contains it); until "
         "then, set chat_template to a template without this call; leave the client as it is",
         source="The message comes from minja, the template reader of older builds of llama.cpp, and is quoted in "
-        "janhq/jan issue 6123 (2025-08), gpustack/gpustack issue 3641 (2025-12) and ggml-org/llama.cpp issue 14915 "
-        "(2025-08), where a change of the reader fixed the failure. The failure was not reproduced.",
+        "janhq/jan issue 6123 (2025-08), gpustack/gpustack issue 3641 (2025-12), QwenLM/qwen-code issue 48 (2025-07) "
+        "and ggml-org/llama.cpp issue 14915 (2025-08), where a change of the reader fixed the failure. The failure was "
+        "not reproduced.",
         explain="The template comes with the model's file. The same template works in vLLM, because Python's Jinja "
         "has all functions of strings.",
-        patterns=compile_patterns(r"Value is not callable: null at row (?P<row>\d+), column \d+"),
+        patterns=compile_patterns(
+            r"(?:Value|Object) is not callable: null at row (?P<row>\d+), column \d+",
+            r"Unknown (?:method|type for 'is' operator): \w+ at row (?P<row>\d+), column \d+",
+        ),
         inputs=ANSWERS,
         refusal=True,
     ),

@@ -142,6 +142,17 @@ RULES: tuple[Rule, ...] = (
                 "toolkit also works)",
             ),
             Variant(
+                compile_patterns(
+                    r"No such file or directory: '(?:/usr/bin/)?(?P<compiler>g\+\+|gcc|cc|c\+\+|clang\+?\+?)'"
+                ),
+                title="the image has no C++ compiler",
+                cause="torch.compile, Triton or another library compiles a kernel at startup, but the image does not "
+                "contain the compiler {compiler}",
+                fix="use an official image of the engine, which contains gcc and g++; or install them when you build "
+                "the image (Debian: `apt-get install -y g++`); until then, set enforce_eager to true, which turns "
+                "torch.compile off",
+            ),
+            Variant(
                 compile_patterns(r"Failed to find C compiler\. Please specify via CC environment variable"),
                 title="the image has no C compiler",
                 cause="Triton compiles a small C program at startup, but the image contains no C compiler",
