@@ -98,9 +98,11 @@ ALSO_TRUE = {
     ("SG-D007", "SG-D012"), ("SG-D007", "SG-D034"), ("SG-D011", "SG-C008"),
     ("SG-D024", "SG-D050"),
     # the backtrace below the check of llama.cpp, which names no check
-    ("SG-A050", "SG-A051"),
+    ("SG-A050", "SG-A051"), ("SG-A053", "SG-A051"), ("SG-A054", "SG-A051"),
     # an object of SGLang lacks what its code uses
     ("SG-X011", "SG-V045"),
+    # the KeyError from which Transformers makes its message
+    ("SG-V007", "SG-V080"),
 }  # fmt: skip
 # rules that repeat what the message says, without a cause of their own
 GENERAL = ("combinations", "engine_messages", "gpu_kernels", "messages", "packages", "sizes", "surroundings")

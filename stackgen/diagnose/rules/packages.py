@@ -49,7 +49,7 @@ FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<
 OWNERS = {"AsyncLLM": "vllm", "LLMEngine": "vllm", "AsyncLLMEngine": "vllm", "EngineArgs": "vllm",
           "PreTrainedModel": "transformers", "AutoConfig": "transformers"}  # fmt: skip
 # packages that many others import, each for certain versions
-SHARED = {"transformers", "torch", "vllm", "huggingface_hub", "tokenizers", "triton", "flashinfer", "pydantic", "timm"}
+SHARED = {"transformers", "torch", "huggingface_hub", "tokenizers", "triton", "flashinfer", "pydantic", "timm"}
 FAILED_IMPORT = re.compile(r"(?<![\w.-])(?P<file>[\w.-]{1,200}?\.so[\w.]*): undefined symbol: (?P<symbol>\w+)")
 MODEL_CLASS = re.compile(r"For(?:CausalLM|ConditionalGeneration)|Model\b|Model\.|^(?:forward|load_weights)")
 OFFICIAL = re.compile(r"(?:docker\.io/)?(?:vllm/vllm-|rocm/vllm|ghcr\.io/ggml-org/)")
