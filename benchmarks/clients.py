@@ -222,9 +222,9 @@ def render_page(results):
             outcome = one["outcome"] if one else ""
             cells.append("requests work" if outcome == "requests" else outcome)
             if outcome == "fails":
-                said = "`stackgen connect` reports this before the client starts." if one["known"] else ""
+                said = ". Before the client starts, `stackgen connect` reports this problem." if one["known"] else ""
                 text = re.sub(r"[|<>]", " ", one["text"])
-                reasons.append(f"- {name}, {column}: `{' '.join(text.replace('`', '').split())}` {said}".rstrip())
+                reasons.append(f"- {name}, {column}: `{' '.join(text.replace('`', '').split())}`{said}")
         lines.append(f"| {name} | {version} | " + " | ".join(cells) + " |")
     lines += ["", "## Reasons", "", *reasons] if reasons else []
     return "\n".join(lines) + "\n"

@@ -137,7 +137,9 @@ def _format_variants(rule: Rule) -> list[tuple[str, list[str]]]:
     """The condition and the cause of each variant, and the steps of its own fix."""
     found = []
     for one in rule.variants:
-        condition = f"If {one.condition}: " if one.condition else ""
+        # "then" ends a condition with commas of its own
+        comma = ", then" if "," in one.condition else ","
+        condition = f"If {one.condition}{comma} " if one.condition else ""
         cause = show_placeholders(one.cause or rule.cause)
         found.append((f"{condition}{cause}.", split_steps(show_placeholders(one.fix)) if one.fix else []))
     return found

@@ -170,8 +170,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
           "names",
           run=catalog.check_first_version),
-    Check("SG-P069", name="gated", description="a model that is known to be gated has a token (only if the Hub was "
-                                               "not asked)",
+    Check("SG-P069", name="gated", description="a token is set for each model that is known to be gated (checked only "
+                                               "if the Hub was not asked)",
           run=catalog.check_gated),
     Check("SG-P070", name="env", description="`.env` exists",
           run=secrets.check_env_present),
@@ -262,7 +262,8 @@ _SCOPES = {
     "context": "applies only to models of vLLM and SGLang with `max_model_len`",
     "quantization": "applies only to quantized models in vLLM",
     "kv-cache-dtype": "applies only to vLLM models with `kv_cache_dtype: fp8`",
-    "cached": "applies only to models on the Hub and gpt-oss, with `storage.offline` or a misplaced model",
+    "cached": "applies only to models on the Hub and to gpt-oss models, and only if `storage.offline` is set, or if "
+              "the storage contains a model in another layout",
     "cpu": "applies only to models on the CPU without `image`",
     "cores": "applies only to `cpuset`",
     "extra-args": "applies only to `extra_args`",

@@ -78,7 +78,8 @@ def _read_gateway(container: Container, stack: dict[str, Any], ledger: Ledger) -
     _finish(container, "", "gateway")
     item = ledger.add("gateway/haproxy.cfg", "settings of the gateway")
     item.drop(
-        "only the limits of keys are read: compare `gateway` with the old stack.yaml for routing, TLS, paths and sizes"
+        "the import reads only the limits of keys: copy routing, TLS, paths and sizes from `gateway` in the old "
+        "stack.yaml"
     )
     keys: dict[str, dict[str, Any]] = {}
     for name, field in (("rates.map", "requests_per_minute"), ("concurrency.map", "concurrent_requests")):

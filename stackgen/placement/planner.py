@@ -161,7 +161,7 @@ def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequen
             demand.refused.items(), key=lambda one: one[0][1]) if kind == gpu and count < least)  # fmt: skip
         return f"{least} needed in one island, {most} free{fewer}"
     if not chosen:
-        return f"{least} needed for each replica, and other replicas come first"
+        return f"each replica needs {least}, and stackgen found no plan with {least} each that places more replicas"
     if least > len(chosen):
         return f"needs {least} GPUs instead of {len(chosen)}"
     return "fits too, but stays free for larger models" if gpu.memory > chosen[0].gpu.memory else "fits too"

@@ -115,8 +115,9 @@ def _find_in_split(stack: StackSpec, path: str, model: Any) -> Iterator[Mistake]
     for name in model.host:
         # for the others, a missing address is reported anyway
         if name == stack.front and name in stack.hosts and not stack.hosts[name].address:
-            yield Mistake(f"hosts.{name}.address", f"is missing, and {path} also runs on this host",
-                          hint="run `ip -brief address` on that host, which lists its addresses")  # fmt: skip
+            what = f"is missing, but required, because {path} is split across this host and others"
+            hint = "run `ip -brief address` on that host, which lists its addresses"
+            yield Mistake(f"hosts.{name}.address", what, hint=hint)
 
 
 def _find_equal_names(stack: StackSpec) -> Iterator[Mistake]:

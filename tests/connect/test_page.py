@@ -32,6 +32,5 @@ def test_a_failure_has_its_reason_on_the_page(clients: ModuleType) -> None:
            "text": "exit code 1: `x` | <b>"}  # fmt: skip
     page = clients.render_page({"codex": {"fastchat direct": row}})
     assert "| codex | 1 |  |  |  |  | fails |  |" in page
-    assert (
-        "- codex, fastchat direct: `exit code 1: x b` `stackgen connect` reports this before the client starts." in page
-    )
+    reason = "`exit code 1: x b`. Before the client starts, `stackgen connect` reports this problem."
+    assert f"- codex, fastchat direct: {reason}" in page

@@ -61,8 +61,8 @@ def add_stack_commands(subcommands: Subcommands) -> None:
     add_context_argument(status)
     status.add_argument(
         "--watch", type=parse_seconds, nargs="?", const=2.0, metavar="SECONDS",
-        help="follow the stack until Ctrl-C: services, requests, memory, GPUs and the newest line of each log. Without "
-        "a terminal, print a line for each change (default: every 2 seconds)",
+        help="follow the stack until Ctrl-C, and refresh every SECONDS (default: 2): services, requests, memory, GPUs "
+        "and the newest line of each log. Without a terminal, print a line for each change",
     )  # fmt: skip
     # one list for the stack and services, which argparse can't tell apart
     logs = subcommands.add("logs", "show the logs of the services", stack=False)

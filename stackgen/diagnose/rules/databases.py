@@ -101,9 +101,10 @@ RULES: tuple[Rule, ...] = (
         "be encoded, for example @ as %40) with those of the database; if you changed POSTGRES_PASSWORD (or "
         "MYSQL_PASSWORD) after the first start, use the old password, or change the password in the database (`ALTER "
         "ROLE NAME PASSWORD '…'`), because the database reads this variable only when its data folder is empty",
-        source="P1000 and P1001 are codes of Prisma (its error reference, prisma-engines 5.4); BerriAI/litellm issues "
-        "38070 (2026), 9876 (2025-04) and 33650 (2026-07) quote them and LiteLLM's line (proxy/proxy_cli.py). The "
-        "others come from PostgreSQL (libpq/auth.c) and MySQL. The failure was not reproduced.",
+        source="P1000 and P1001 are error codes of Prisma (its error reference, prisma-engines 5.4). BerriAI/litellm "
+        "issues 38070 (2026), 9876 (2025-04) and 33650 (2026-07) quote these codes, and LiteLLM's message about the "
+        "failed migration (proxy/proxy_cli.py). The other messages come from PostgreSQL (libpq/auth.c) and MySQL. "
+        "The failure was not reproduced.",
         explain="The program reached the database, so its address and network are right.",
         find=_find_database,
         variants=(GONE, LIBRARY, NO_TABLES),

@@ -63,7 +63,7 @@ CLOSED_BY_PEER = Variant(
     "first error there is the cause; on a single machine, look for the first error of another worker above; check the "
     "kernel log for the OOM killer (`sudo dmesg`); don't restart stackgen's services, because they restart by "
     "themselves",
-    condition="a message of Gloo",
+    condition="the message comes from Gloo",
     consequence_of=("*",),
 )
 

@@ -165,8 +165,8 @@ RULES: tuple[Rule, ...] = (
         "names a folder with an empty file",
         fix=f"[[!gpus|give the model a GPU (set `gpus` to 1); ]]with Docker, start the container with `--gpus all` (on "
         f"a Jetson: `--runtime nvidia`); {CHECK_TOOLKIT}; if the container has a GPU, run `ldconfig -p | grep "
-        "{library}` and `ls -lL` with the paths in it, and remove the folder of the empty file from LD_LIBRARY_PATH; "
-        "use an official image of the engine, which contains no such files",
+        "{library}`, and `ls -lL` for each path that it prints, to find the empty file; remove the folder of this file "
+        "from LD_LIBRARY_PATH; use an official image of the engine, which contains no such files",
         source="The message comes from glibc (elf/dl-load.c), and is quoted in dengcao/Qwen3-Reranker-0.6B issue 2 "
         "(2025-07), warmshao/FasterLivePortrait issue 37 (2024-07) and Thinklab-SJTU/R3Det_Tensorflow issue 78 "
         "(2020-10); dusty-nv/jetson-inference issue 1733 (2023-09) reports it for a Jetson. The failure was not "

@@ -78,8 +78,8 @@ RULES: tuple[Rule, ...] = (
         fix=f"use an image with hf-xet 1.1.7 or newer; {WITHOUT_XET}",
         source="The message comes from hf-xet, and is quoted in huggingface/xet-core issue 404 (2025-07), which was "
         "fixed in hf-xet 1.1.7. The failure was not reproduced.",
-        explain="The Hub accepted your token or needed none, because it had already listed the files. The files that "
-        "are already downloaded are not damaged.",
+        explain="The Hub had already listed the files, so your token is not the problem. The files that are already "
+        "downloaded are not damaged.",
         patterns=compile_patterns(r"40[13] \w+\)?.{0,40}domain: https://[\w.-]*xethub\.hf\.co"),
     ),
     Rule(

@@ -225,10 +225,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H009",
         title="a cache is not writable",
-        cause="{path} can't be written: {problem}[[. The home folder of the container's user is {home}, which only "
-        "root can write]]",
-        fix="[[set HOME in extra_env to a folder that this user can write, because it is {home} now; or ]]use "
-        "stackgen's own cache folders: remove the variable that sets the cache folder from extra_env; or give the "
+        cause="{path} can't be written: {problem}[[. The home folder of the container's user is {home_folder}, which "
+        "only root can write]]",
+        fix="[[set HOME in extra_env to a folder that the container's user can write, instead of {home_folder}; or ]]"
+        "use stackgen's own cache folders: remove the variable that sets the cache folder from extra_env; or give the "
         "container's user access to the folder (`user:`, storage.user)",
         source=f"The messages for errno 13 and 30 come from {DOWNLOAD_SCRIPT} and transformers 4.57 and 5.24 "
         "(utils/hub.py, cached_files). The failure was reproduced. llm-d-incubation/llm-d-modelservice issue 243 "
@@ -238,7 +238,7 @@ RULES: tuple[Rule, ...] = (
         "keeps its owner. If you remove such a cache volume (`docker volume rm`), the caches in it are rebuilt.",
         patterns=compile_patterns(
             DOWNLOAD + r"(?P<problem>Permission denied): (?P<path>\S+?);",
-            r"\[Errno 13\] (?P<problem>Permission denied): '(?P<path>(?P<home>/)\.[^']+)'",
+            r"\[Errno 13\] (?P<problem>Permission denied): '(?P<path>(?P<home_folder>/)\.[^']+)'",
             rf"\[Errno 13\] (?P<problem>Permission denied): {CACHE_PATH}",
             r"(?P<problem>PermissionError) at (?P<path>\S+) when downloading",
         ),

@@ -117,8 +117,8 @@ RULES: tuple[Rule, ...] = (
         title="a llama.cpp flag has an invalid value",
         cause="llama-server rejects {flag}: {problem}[[. {flag} has no value, so llama-server read the next flag "
         "{next} as its value]]",
-        fix="correct {flag} in extra_args[[ and give it a value before {next}]]; for the correct values, see the "
-        "help text of this flag in the log",
+        fix="correct {flag} in extra_args[[: put a valid value between {flag} and {next}]]; for the correct values, "
+        "see the help text of this flag in the log",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="`stoi` in the message means that llama-server expected a number. Write plain numbers: 8192, not 8k. "
         "Since August 2025, --flash-attn needs one of the values on, off and auto.",

@@ -191,7 +191,7 @@ IN_LITELLM = Variant(
     fix="in LiteLLM's configuration (or in the call of its library), set `model` to `hosted_vllm/NAME`, where NAME is "
     "a name from the server's `/v1/models`, and `api_base` to `http://HOST:PORT/v1`; don't install vLLM next to "
     "LiteLLM",
-    condition="LiteLLM's code for the prefix `vllm/` imports vllm",
+    condition="the failed import of vllm is in LiteLLM's code for the prefix `vllm/`",
 )
 MIXED = Variant(
     (),
@@ -213,8 +213,8 @@ PART = Variant(
 )
 FAILS_REQUESTS = Variant(
     (),
-    cause="when {caller} answers a request, it uses `{name}`, which {owner} in {place} does not have. One of the two "
-    "packages is too new for the other. The server can use `{name}` even if the client does not send it",
+    cause="{caller} uses `{name}` when it answers a request, but {owner} in {place} does not have `{name}`. One of "
+    "the two packages is too new for the other. The server can use `{name}` even if the client does not send it",
     condition="the traceback belongs to a request",
 )
 WRONG_CALL = Variant(
@@ -291,8 +291,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from Python 3. vllm-project/vllm issue 43528 (2026-05) quotes it for a nightly "
         "image, and LMCache/lmcache-vllm issue 60 (2025-04) for a part of another package, and "
         "BerriAI/litellm issue 2831 (2024-04) for LiteLLM's prefix. The failure was not reproduced.",
-        explain="Often, the package imports the module only for an optional feature that your stack does not use. "
-        "Then the image was built incorrectly.",
+        explain="The image was built incorrectly: it lacks a module that one of its packages imports. Often, the "
+        "package needs this module only for an optional feature that your stack does not use.",
         find=_find_missing_package,
         fallback=True,
         variants=(OF_MODEL, IN_LITELLM, MIXED, PART),

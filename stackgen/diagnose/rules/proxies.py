@@ -255,7 +255,8 @@ RULES: tuple[Rule, ...] = (
         "NO_PROXY); if the answer is the same, read the log of the gateway at this address",
         source="The messages come from httpx (_client.py and _models.py), requests (models.py) and scripts; RFC 9110 "
         "defines status 502. microsoft/VibeVoice issue 248 (2026-02) and heshengtao/comfyui_LLM_party issue 160 "
-        "(2025-03) quote them, and their answers name the proxy. The failure was not reproduced.",
+        "(2025-03) quote them, and the replies in both issues name the proxy as the cause. The failure was not "
+        "reproduced.",
         explain="Most programs read http_proxy, https_proxy and no_proxy from the environment, also for localhost. "
         "Docker copies the proxies of ~/.docker/config.json into the environment of every new container, and health "
         "checks in the container see them too.",

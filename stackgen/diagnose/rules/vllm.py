@@ -73,8 +73,9 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
 MODEL_LEFT = Variant(
     (),
     title="the engine did not expect the model here",
-    cause="the engine got `{flag}` as an argument after it already had a model. Most often, the command begins with "
-    "`serve`, although the image's ENTRYPOINT starts the server, so the word `serve` became the model",
+    cause="the engine got two models: `{flag}` comes after the argument that it had already read as the model. Most "
+    "often, the command begins with `serve`, although the image's ENTRYPOINT starts the server, so the word `serve` "
+    "became the model",
     fix="remove `vllm` and `serve` from the beginning of the command, so that the model comes first (with older "
     "images, write `--model {flag}`); if the command does not begin with `vllm` or `serve`, write the model only once",
     condition="the argument looks like a model's name or folder",

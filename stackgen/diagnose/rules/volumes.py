@@ -105,8 +105,9 @@ NO_PATH = Variant(
     title="a folder of the node that a pod mounts does not exist",
     cause="the pod mounts a path of the node as hostPath, and the kubelet's check of this path failed: {reason}. The "
     "path must exist on the node where the pod runs",
-    fix="create the folder on the node, or choose the nodes that have it (`nodeSelector`); compare `hostPath.type`, "
-    "which is what the kubelet checks, with what the path is (DirectoryOrCreate makes a missing folder)",
+    fix="create the folder on the node, or choose the nodes that have it (`nodeSelector`); check "
+    "that `hostPath.type` matches the path (a folder, a file, a socket), because the kubelet checks this (the type "
+    "DirectoryOrCreate creates a missing folder)",
     condition="the check of hostPath failed",
 )
 NO_DRIVER = Variant(
