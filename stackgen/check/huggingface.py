@@ -7,10 +7,12 @@ file sizes. The second one gets config.json: the file list of a gated model is p
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from stackgen.lazy import LazyModule
+from stackgen.spec.sources import gguf_parts
 
 if TYPE_CHECKING:
     import httpx2
@@ -51,7 +53,7 @@ def look_up_model(
 ) -> HubLookup:
     """Asks the Hub about `model` in one or two requests of at most `timeout` seconds each; never raises.
 
-    If `file` is given, only this file counts as the download.
+    If `file` is given, only this file, with all its parts, counts as the download.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     # a branch name may contain a slash, which must not become a path separator of the URL
@@ -109,7 +111,8 @@ def _parse_model_info(info: Any, file: str) -> HubLookup:
     for row in rows:
         name, size = row["rfilename"], row.get("size")
         # as templates/images/common/download.py, which downloads the weights in only one format
-        skipped = name != file if file else has_safetensors and (name.endswith(OTHER_FORMATS) or "original/" in name)
+        other = has_safetensors and (name.endswith(OTHER_FORMATS) or "original/" in name)
+        skipped = not fnmatchcase(name, gguf_parts(file)) if file else other
         if isinstance(size, int) and not skipped:
             total += size
     commit = info.get("sha")

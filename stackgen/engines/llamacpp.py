@@ -38,6 +38,7 @@ from stackgen.errors import Mistake
 from stackgen.flags.releases import image_of
 from stackgen.images.tags import VERSIONS, context_assets, download_image, image_tag
 from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service
+from stackgen.spec.sources import gguf_parts
 from stackgen.spec import is_local
 
 __all__ = ["ENGINE", "LlamaCppModel"]
@@ -137,6 +138,9 @@ class LlamaCpp:
                 found.append(
                     Mistake(f"{replica.path}.file", "is no GGUF file, and llama.cpp loads only GGUF files", hint)
                 )
+            if set(replica.spec.file or "") & set("*?["):
+                hint = "set `file` to the name of one file; for a file in several parts, to the name of the first part"
+                found.append(Mistake(f"{replica.path}.file", "is a pattern, and llama.cpp opens one file", hint))
             if replica.spec.dtype:
                 found.append(
                     Mistake(
@@ -162,9 +166,9 @@ class LlamaCpp:
         return (_image(own), _build(own)) if own else download_image()
 
     def download_arguments(self, model: Any) -> tuple[str, ...]:
-        """Arguments for the one GGUF file."""
+        """Arguments for the one GGUF file, or for all its parts."""
         # a repository may have dozens of quantizations, and the engine needs one
-        return model_download_arguments(model, (model.file,))
+        return model_download_arguments(model, (gguf_parts(model.file),))
 
     def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
         model, stack, site = replica.spec, context.stack, context.site

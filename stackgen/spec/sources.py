@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import quote_plus
 
-__all__ = ["explain_ollama", "explain_source", "find_ollama_model", "is_gguf_repository"]
+__all__ = ["explain_ollama", "explain_source", "find_ollama_model", "gguf_parts",
+           "is_gguf_repository"]  # fmt: skip
 
 ID = r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)"
 # huggingface_hub 2.4.0, utils/_hf_uris.py: the Hub's web URLs, and `hf://ID@REVISION/PATH`
@@ -90,3 +91,12 @@ def _fields(found: dict[str, str | None]) -> str:
     if (file := found.get("file")) and file.lower().endswith(".gguf"):
         fields.append(f"`file: {file}`")
     return " and ".join(fields)
+
+
+def gguf_parts(file: str) -> str:
+    """The pattern of all parts of a split GGUF file, whose first part is `file`; `file` itself if it is whole.
+
+    llama.cpp opens the first part, and computes the names of the others from its name (include/llama.h,
+    `llama_split_path`), which is PREFIX-00001-of-00002.gguf for the first of two.
+    """
+    return re.sub(r"-\d{5}-of-(\d{5}\.gguf)$", r"-*-of-\1", file)

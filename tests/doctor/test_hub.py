@@ -44,6 +44,17 @@ def test_public_model_is_found_with_download_size_commit_and_config(hub: Hub, tm
     assert only_one.download_bytes == 5000
 
 
+def test_all_parts_of_a_gguf_file_count_as_the_download(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "parts")
+    for name, size in (("m-00001-of-00002.gguf", 3000), ("m-00002-of-00002.gguf", 4000), ("m-00001-of-00003.gguf", 1)):
+        (folder / name).write_bytes(bytes(size))
+    server = Hub({"org/parts": folder}, gated=(), tokens={})
+    try:
+        assert look_up_model("org/parts", endpoint=server.url, file="m-00001-of-00002.gguf").download_bytes == 7000
+    finally:
+        server.close()
+
+
 def test_relative_token_file_is_read_from_the_stacks_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN_FILE", raising=False)
     (tmp_path / "token").write_text("hf_x\n")

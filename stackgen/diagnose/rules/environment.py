@@ -26,6 +26,18 @@ PROGRAM = re.compile(
     r"(?P<program>(?:\S*/)?(?:vllm(?: serve)?|serve|python3?(?:\.\d+)?|llama-server|server|bash|sh)(?![\w.-])|"
     r"(?:\S*/)?python3? -m \S+|-m (?:vllm|fastchat)[\w.]*)(?: |$)"
 )
+# dash, which Docker starts for a command in the form of text
+SH = re.compile(r"^(?:/bin/)?sh$")
+SHELL = Variant(
+    (),
+    title="the image's program got a shell as an argument",
+    cause="the image's ENTRYPOINT already starts the engine, so the engine got `{program}` as an argument. Either the "
+    "command starts with a shell, or a Dockerfile sets the command as text: Docker then runs `/bin/sh -c` with this "
+    "text. A CMD whose list is not valid JSON (a missing comma or quotation mark) counts as text, too",
+    fix='in your Dockerfile, write CMD as a list in JSON, such as `CMD ["--port", "8080"]`; in the Compose file or '
+    "on the command line of `docker run`, begin the command with the engine's first argument; `docker image inspect "
+    "IMAGE --format '{{.Config.Entrypoint}} {{.Config.Cmd}}'` prints both",
+)
 
 
 def _find_repeated_program(evidence: Evidence) -> Iterator[Hit]:
@@ -35,7 +47,10 @@ def _find_repeated_program(evidence: Evidence) -> Iterator[Hit]:
             text = strip_prefix(line).strip()
             left = LEFT_OVER.search(text)
             if left and (found := PROGRAM.match(left["words"])):
-                yield Hit(service.service, (text,), {"program": found["program"]}, highlight=left[0])
+                values = {"program": found["program"]}
+                yield Hit(
+                    service.service, (text,), values, left[0], variant=SHELL if SH.search(values["program"]) else None
+                )
                 break
 
 
@@ -170,7 +185,8 @@ RULES: tuple[Rule, ...] = (
         "the program from extra_args; `docker image inspect IMAGE --format '{{.Config.Entrypoint}}'` prints what the "
         "image starts",
         source="The message comes from Python's argparse.py, and is quoted in vllm-project/vllm issues 37133 (2026-03) "
-        "and 27389 (2025-10). opea-project/GenAIComps issue 336 quotes it for `bash`. The ENTRYPOINT of "
+        "and 27389 (2025-10). opea-project/GenAIComps issue 336 quotes it for `bash`, and "
+        "ggml-org/llama.cpp issue 14019 (2025-06) for `/bin/sh`. The ENTRYPOINT of "
         "vllm/vllm-openai is `vllm serve`, and was `python3 -m vllm.entrypoints.openai.api_server` in older versions "
         "(docker/Dockerfile). The failure was not reproduced.",
         explain="Docker appends the command to the ENTRYPOINT. The extra arguments are not flags, so the error does "

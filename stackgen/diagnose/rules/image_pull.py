@@ -10,7 +10,7 @@ __all__ = ["ARCHITECTURE", "RULES"]
 
 # what a container engine asked, and did not get an answer to; these messages name no image, only the registry
 ASKED = r"(?:Get|Head) \"https://(?P<registry>[^/\"]+)/[^\"]*\": .*"
-RESOLVING = r"failed to resolve reference \"(?P<image>[^\"]+)\".*"
+RESOLVING = r"failed to resolve reference \"(?P<image>[^\"\s]+)\".*"
 NETWORK = (
     r"(?:no such host|i/o timeout|connection refused|Client\.Timeout exceeded|context deadline exceeded|TLS handshake "
     r"timeout|network is unreachable|server misbehaving)"
@@ -140,7 +140,7 @@ RULES: tuple[Rule, ...] = (
                 fix="check the spelling of `image:`; for a private image, log in (`docker login`)",
             ),
             Variant(
-                compile_patterns(r"failed to resolve reference \"(?P<image>[^\"]+)\"(?!.*: not found)"),
+                compile_patterns(r"failed to resolve reference \"(?P<image>[^\"\s]+)\"(?!.*: not found)"),
                 cause="Docker could not ask the registry for {image}",
                 fix="read the end of the message, which names the reason; to repeat the request, run `docker pull "
                 "{image}`",
