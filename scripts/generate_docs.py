@@ -277,6 +277,9 @@ def parsers():
         "A fine-tuned or quantized model uses the parser of its original. The parser of its reasoning is in the [next "
         "table](#reasoning-by-model-family). If a model is in no table of this page, see its page on the Hugging Face "
         "Hub. Many of these pages give the value of `--tool-call-parser`.\n",
+        "No parser of vLLM 0.32.0 or SGLang 0.5.23 reads the tool calls of Qwen2.5-Coder: the model writes them as "
+        "blocks of code or as plain JSON, so they stay in the text of the answer (vllm-project/vllm issue 32926, "
+        "2026-01). For tool calls, use another model, for example Qwen3-Coder.\n",
         "| the model's name contains | `tool_call_parser` | source |", "|---|---|---|",
         *(f"| {one.get('shown') or readable(one['pattern'])} | `{one['parser']}` | "
           f"{sources.index(one.get('source', data['source'])) + 1} |" for one in data["families"]), "",
