@@ -193,8 +193,6 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "sglang"),
     ("SG-V024", "ValueError: For FP8 Fused MoE layers, only per-tensor scales for weights and activations are supported"
      ". Found per_channel, per_token", "vLLM 0.16, quantization/quark/quark_moe.py", "vllm"),
-    ("SG-A052", '{"error":{"code":500,"message":"Unknown method: plums at row 57, column 46:"}}',
-     "llama.cpp b6000, vendor/minja/minja.hpp", "llamacpp"),
     ("SG-G018", "subprocess.CalledProcessError: Command '/usr/lib/python3.12/site-packages/triton/backends/nvidia/bin/"
      "ptxas -lineinfo -v --gpu-name=sm_120 /tmp/a.ptx -o /tmp/a.ptx.o 2> /tmp/a.log' returned non-zero exit status 255",
      "Triton 3, backends/nvidia/compiler.py", "vllm"),
@@ -206,4 +204,6 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "llama.cpp b8895, ggml/src/ggml-cuda/ggml-cuda.cu", "llamacpp"),
     ("SG-A054", "/build/ggml/src/ggml-cpu/ops.cpp:4500: GGML_ASSERT(i01 >= 0 && i01 < ne01) failed",
      "llama.cpp, ggml/src/ggml-cpu/ops.cpp", "llamacpp"),
+    ("SG-M001", "(EngineCore_0 pid=5839) INFO 08-20 18:04:22 [gpu_worker.py:276] Available KV cache memory: -2.14 GiB",
+     "vLLM, v1/worker/gpu_worker.py", "vllm"),
 )  # fmt: skip

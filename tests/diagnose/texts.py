@@ -262,6 +262,7 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
 
 # (rule, line of a running server's log): requests that it refused
 REFUSALS: tuple[tuple[str, str], ...] = (
+    ("SG-A052", '{"error":{"code":500,"message":"Unknown method: plums at row 57, column 46:"}}'),
     ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] Error: Unknown (built-in) filter 'items' for type String"),
     ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] Value is not an array or object: null at row 22, column 40:"),
     ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] jinja2.exceptions.UndefinedError: 'dict object' has no attribute 'a'"),
