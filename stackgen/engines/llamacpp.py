@@ -38,8 +38,8 @@ from stackgen.errors import Mistake
 from stackgen.flags.releases import image_of
 from stackgen.images.tags import VERSIONS, context_assets, download_image, image_tag
 from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service
-from stackgen.spec.sources import gguf_parts
 from stackgen.spec import is_local
+from stackgen.spec.sources import gguf_parts
 
 __all__ = ["ENGINE", "LlamaCppModel"]
 

@@ -285,7 +285,11 @@ def test_an_argument_that_the_server_adds_is_no_mistake_of_the_client() -> None:
     error = f"{CORE}ValueError: Kwargs ['plum'] are not supported by `PlumTokenizer.apply_chat_template`.\n"
     frames = "".join(map(frame.format, ("vllm/renderers/plum.py", "transformers/tokenization_plum.py")))
     found = diagnose(collect_from_log(frames + error))[0]
-    assert found.id == "SG-V040" and "uses `plum` when it answers a request" in found.cause and "transformers" in found.cause
+    assert (
+        found.id == "SG-V040"
+        and "uses `plum` when it answers a request" in found.cause
+        and "transformers" in found.cause
+    )
     assert "even if the client does not send it" in found.cause
 
 

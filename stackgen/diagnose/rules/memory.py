@@ -120,7 +120,8 @@ RULES: tuple[Rule, ...] = (
         "memory of CUDA graphs but makes decoding slower. Continuous batching is always on and does not need "
         "enforce_eager.",
         patterns=compile_patterns(
-            r"No available memory for the cache blocks", r"Cannot auto-fit max_model_len: not enough GPU memory",
+            r"No available memory for the cache blocks",
+            r"Cannot auto-fit max_model_len: not enough GPU memory",
             # of v1/worker/gpu_worker.py, in a log without its end
             r"Available KV cache memory: -\d[\d.]* GiB",
         ),
