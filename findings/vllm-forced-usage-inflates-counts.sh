@@ -15,7 +15,7 @@
 set -u
 export PIP_NO_COMPILE=1
 dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT
-python3 -m venv "$dir/venv" && "$dir/venv/bin/pip" install -q 'pydantic-ai-slim[openai]==2.62.0' langchain-openai==1.7.4 \
+python3 -m venv "$dir/venv" && "$dir/venv/bin/pip" install -q pydantic-ai-slim==2.62.0 langchain-openai==1.7.4 \
     openai-agents==0.24.0 >&2 ||
   { echo "could not install the packages"; exit 2; }
 cat > "$dir/try.py" <<'PY'

@@ -164,8 +164,7 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P067", name="tool-parser", description="if the catalog of models names a parser for the tool "
           "calls of a vLLM or SGLang model, the model has the right parser",
           run=catalog.check_tool_parser),
-    Check("SG-P076", name="reasoning-parser", description="the reasoning parser of a vLLM or SGLang model fits this "
-          "model",
+    Check("SG-P076", name="reasoning-parser", description="the reasoning parser of a vLLM or SGLang model fits it",
           run=catalog.check_reasoning_parser),
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
           "names",
@@ -262,8 +261,7 @@ _SCOPES = {
     "context": "applies only to models of vLLM and SGLang with `max_model_len`",
     "quantization": "applies only to quantized models in vLLM",
     "kv-cache-dtype": "applies only to vLLM models with `kv_cache_dtype: fp8`",
-    "cached": "applies only to models on the Hub and to gpt-oss models, and only if `storage.offline` is set, or if "
-              "the storage contains a model in another layout",
+    "cached": "applies only to Hub models and gpt-oss, if `storage.offline` is set or the storage has another layout",
     "cpu": "applies only to models on the CPU without `image`",
     "cores": "applies only to `cpuset`",
     "extra-args": "applies only to `extra_args`",

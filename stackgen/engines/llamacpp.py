@@ -138,9 +138,6 @@ class LlamaCpp:
                 found.append(
                     Mistake(f"{replica.path}.file", "is no GGUF file, and llama.cpp loads only GGUF files", hint)
                 )
-            if set(replica.spec.file or "") & set("*?["):
-                hint = "set `file` to the name of one file; for a file in several parts, to the name of the first part"
-                found.append(Mistake(f"{replica.path}.file", "is a pattern, and llama.cpp opens one file", hint))
             if replica.spec.dtype:
                 found.append(
                     Mistake(
@@ -168,7 +165,7 @@ class LlamaCpp:
     def download_arguments(self, model: Any) -> tuple[str, ...]:
         """Arguments for the one GGUF file, or for all its parts."""
         # a repository may have dozens of quantizations, and the engine needs one
-        return model_download_arguments(model, (gguf_parts(model.file),))
+        return model_download_arguments(model, (gguf_parts(model.file or ""),))
 
     def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
         model, stack, site = replica.spec, context.stack, context.site

@@ -54,9 +54,8 @@ class FallbackSpec(Strict):
     overflow: bool = Field(
         False,
         description="Also send requests to the fallback while all replicas are busy and the queue of the model is full "
-        "(`gateway.max_queue`). Without `overflow`, these requests get a 429. With the defaults, each replica of vLLM "
-        "and SGLang takes 256 requests and the queue 256 more, so also set `gateway.max_queue` and `max_num_seqs`. A "
-        "request that has waited `gateway.queue_timeout` seconds gets a 503",
+        "(`gateway.max_queue`). Without `overflow`, these requests get a 429. Also set `gateway.max_queue` and "
+        "`max_num_seqs`: by default, each replica of vLLM and SGLang takes 256 requests, and the queue 256 more",
     )
 
     @model_validator(mode="after")
@@ -132,8 +131,7 @@ class ModelSpec(Strict):
         gt=0,
         le=1,
         description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92. FastChat and "
-        "llama.cpp can't limit their memory: for these two engines, the field is only the share with which "
-        "`stackgen fit` compares their memory. On the CPU, set vLLM's `cpu_kv_cache_gib` instead",
+        "llama.cpp can't limit their memory: the field is only for `stackgen fit`. On the CPU, set `cpu_kv_cache_gib`",
     )
     replicas: int = Field(
         1, ge=1, le=64, description="Number of replicas of the model. Each replica is a service with its own GPUs"
@@ -224,13 +222,7 @@ class StorageSpec(Strict):
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$",
         description="Docker volume for the weights. All stacks share this volume",
     )
-    path: Text | None = Field(
-        None,
-        description="Folder on this machine for the weights, instead of the Docker volume. It has the layout of the "
-        "Hub's cache: the model Qwen/Qwen3-8B is in `hub/models--Qwen--Qwen3-8B`, so for an existing cache, set the "
-        "folder that contains `hub`. For a plain folder with one model, set `model` to its path, and leave out "
-        "`storage`",
-    )
+    path: Text | None = Field(None, description="Folder for the weights, instead of the volume. It contains `hub`")
     offline: bool = Field(
         False, description="Never contact the Hugging Face Hub. All weights must already be in the volume or folder"
     )

@@ -234,7 +234,7 @@ def test_a_listed_model_that_the_server_denies_gets_a_hint(vllm: Fake) -> None:
     found = result(run_check(target(vllm)), "chat")
     assert found.status == "fail"
     # the hint does not suggest the name that was requested
-    assert found.hint.startswith("the server lists 'tiny', but possibly the model does not support chat")
+    assert found.hint.startswith("the server lists 'tiny', but the model may not support chat")
 
 
 def test_white_space_counts_as_content(vllm: Fake) -> None:

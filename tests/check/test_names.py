@@ -74,5 +74,5 @@ def test_the_requested_name_is_never_suggested() -> None:
     assert nearest("tiny", ["tiny"]) is None
     assert nearest("tiny", ["tiny", "Tiny"]) == ("Tiny", "upper and lower case differ")
     assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith(
-        "the server lists 'tiny', but possibly the model does not support chat"
+        "the server lists 'tiny', but the model may not support chat"
     )

@@ -154,14 +154,6 @@ def test_llama_cpp_refuses_a_file_that_is_no_gguf_file(tmp_path: Path, capsys: p
     assert "models[0].file: is no GGUF file" in capsys.readouterr().err
 
 
-def test_llama_cpp_refuses_a_pattern_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = {"model": "Qwen/Qwen3-4B-GGUF", "engine": "llamacpp", "file": "*Q4_K_M*.gguf"}
-    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [model]}))
-    assert main(["render", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "models[0].file: is a pattern" in said and "the name of the first part" in said
-
-
 def test_all_parts_of_a_gguf_file_are_downloaded(tmp_path: Path) -> None:
     file = "q4/Qwen2.5-7B-Q4_K_M-00001-of-00002.gguf"
     model = {"model": "Qwen/Qwen2.5-7B-Instruct-GGUF", "engine": "llamacpp", "file": file, "revision": "abc"}

@@ -106,7 +106,7 @@ def test_a_model_larger_than_a_node_runs_on_several_nodes() -> None:
         ({"gpus": "all"}, {}, "models[0].gpus"),
         ({"gpus": 15}, {}, "models[0].gpus"),
         ({"gpus": 16, "engine": "fastchat"}, {}, "models[0].gpus"),
-        ({"gpus": 16, "extra_args": ["--data-parallel-size", "2"]}, {}, "models[0].extra_args"),
+        ({"gpus": 16, "extra_args": ["--data-parallel-size", "2"]}, {}, "models[0].extra_args[0]"),
         ({"ipc": "host"}, {}, "models[0].ipc"),
         ({"networks": ["other"]}, {}, "models[0].networks"),
         ({"group_add": ["render"]}, {}, "models[0].group_add[0]"),
