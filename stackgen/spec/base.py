@@ -222,7 +222,9 @@ class StorageSpec(Strict):
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$",
         description="Docker volume for the weights. All stacks share this volume",
     )
-    path: Text | None = Field(None, description="Folder for the weights, instead of the volume. It contains `hub`")
+    path: Text | None = Field(
+        None, description="Folder for the weights, instead of the volume. Like a Hub cache, it contains `hub`"
+    )
     offline: bool = Field(
         False, description="Never contact the Hugging Face Hub. All weights must already be in the volume or folder"
     )
